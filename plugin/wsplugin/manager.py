@@ -1,0 +1,260 @@
+"""The async manager: requests in, answers out, and who may have a connection.
+
+Dispatch never waits, so the order of lines is the order of effects and a stalled server holds up
+nobody else. Five places are given out: a connection has one from the moment it may open its
+socket until its ``close`` event.
+"""
+
+import asyncio
+import collections
+import re
+from collections.abc import Callable
+from typing import Final
+
+from wsplugin import __version__
+from wsplugin.connection import GRACE, Connection, Ending, not_open
+from wsplugin.messages import (
+    ACTIONS,
+    PROTOCOL,
+    Background,
+    Close,
+    Create,
+    Created,
+    Describe,
+    Description,
+    Id,
+    Limits,
+    Request,
+    RequestError,
+    Send,
+    SendArrayBuffer,
+    SendText,
+    decode_bytes,
+    decode_request,
+    encode_answer,
+    encode_done,
+    encode_error,
+)
+from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url
+from wsplugin.settings import Settings
+from wsplugin.stdio import Output
+
+# RFC 6455 section 11.8.
+TEXT: Final = 1
+BINARY: Final = 2
+
+BACKGROUND: Final = Ending(1001, "application entered background", "background")
+SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
+
+
+class Manager:
+    """Carries out requests on up to ``settings.max_connections`` connections.
+
+    `on_idle` is called once, when an end has been asked for and no connection is left.
+    """
+
+    def __init__(self, settings: Settings, output: Output, on_idle: Callable[[], None]) -> None:
+        self.settings = settings
+        self.output = output
+        self._on_idle = on_idle
+        self._limit = Ending(
+            1001, f"connection limit of {settings.max_connections} reached", "limit"
+        )
+        self._created = 0
+        # All that have not had their `close` event, oldest first.
+        self._connections: dict[str, Connection] = {}
+        self._places: set[str] = set()
+        self._waiting: collections.deque[Connection] = collections.deque()
+        self._batched: set[Connection] = set()
+        # Requests of app-background, each with the connections that it still waits for.
+        self._backgrounds: list[tuple[Id, set[str]]] = []
+        self._ending = False
+        self._stopped = False
+
+    def handle(self, line: bytes | bytearray | RequestError) -> None:
+        """Carry out one line from the host and write its answer, now or when it is due."""
+        id: Id = None
+        try:
+            if isinstance(line, RequestError):
+                raise line
+            request = decode_request(line)
+            if request is None:
+                return
+            id = request.id
+            if self._stopped:
+                raise RequestError("shutting-down", "the plugin is ending")
+            self._dispatch(request)
+        except RequestError as error:
+            self.output.write(encode_error(error, error.id if id is None else id))
+
+    def flush(self) -> None:
+        """Write the messages of all requests since the last call, a write for each connection."""
+        for connection in self._batched:
+            connection.flush()
+        self._batched.clear()
+
+    def pause(self) -> None:
+        """Stop reading from all servers: the host is behind."""
+        for connection in self._connections.values():
+            connection.pause()
+
+    def resume(self) -> None:
+        """Read from all servers again, until the host is behind again."""
+        for connection in list(self._connections.values()):
+            connection.resume()
+
+    # --- actions ---
+
+    def _dispatch(self, request: Request) -> None:
+        match request:
+            case Send():
+                self._send(request)
+            case Create():
+                self._create(request)
+            case Close():
+                self._close(request)
+            case Background():
+                self._background(request)
+            case Describe():
+                self._answer(request.id, self._describe())
+
+    def _send(self, request: Send) -> None:
+        payload = request.payload
+        data: bytes | bytearray
+        if isinstance(payload, SendText):
+            opcode, data = TEXT, payload.data.encode()
+        elif isinstance(payload, SendArrayBuffer):
+            opcode, data = BINARY, decode_bytes(payload.data)
+        else:
+            opcode, data = BINARY, payload.data
+        connection = self._find(payload.id)
+        if connection is None:
+            raise not_open(payload.id)
+        connection.send(request.id, opcode, data)
+        self._batched.add(connection)
+
+    def _create(self, request: Create) -> None:
+        options = request.payload
+        target = parse_url(options.url)
+        check_headers(options.headers)
+        check_protocols(options.protocols)
+        check_policy(target, self.settings)
+        self._created += 1
+        connection = Connection(f"ws-{self._created}", target, options, self)
+        self._connections[connection.id] = connection
+        self._waiting.append(connection)
+        self._answer(request.id, Created(connection.id))
+        self._evict()
+        self._give_places()
+
+    def _close(self, request: Close) -> None:
+        payload = request.payload
+        check_close(payload.code, payload.reason)
+        connection = self._find(payload.id)
+        self._answer(request.id, None)
+        if connection is not None and not connection.ending:
+            connection.end(
+                Ending(payload.code, payload.reason, "host"), self.settings.close_timeout
+            )
+
+    def _background(self, request: Background) -> None:
+        self._backgrounds.append((request.id, set(self._connections)))
+        for connection in list(self._connections.values()):
+            connection.end(BACKGROUND, GRACE, at_once=True)
+        self._answer_backgrounds()
+
+    def _describe(self) -> Description:
+        settings = self.settings
+        return Description(
+            name="wsplugin",
+            version=__version__,
+            protocol=PROTOCOL,
+            actions=ACTIONS,
+            limits=Limits(
+                max_connections=settings.max_connections,
+                max_message_size=settings.max_message_size,
+                max_line=settings.max_line,
+                max_send_buffer=settings.max_send_buffer,
+                open_timeout=round(settings.open_timeout * 1000),
+                close_timeout=round(settings.close_timeout * 1000),
+            ),
+        )
+
+    def _find(self, id: str) -> Connection | None:
+        """Return a connection, or None if it has had its ``close`` event."""
+        connection = self._connections.get(id)
+        if connection is None:
+            number = re.fullmatch(r"ws-([1-9][0-9]{0,18})", id)
+            if number is None or int(number[1]) > self._created:
+                raise RequestError("unknown-id", "no connection was ever created under this id")
+        return connection
+
+    def _answer(self, id: Id, response: Created | Description | None) -> None:
+        if id is not None:
+            self.output.write(encode_done(id) if response is None else encode_answer(id, response))
+
+    # --- places ---
+
+    def _evict(self) -> None:
+        """End the oldest connection not yet closing, if there is one too many of those."""
+        staying = [c for c in self._connections.values() if not c.ending]
+        if len(staying) > self.settings.max_connections:
+            staying[0].end(self._limit, GRACE, at_once=True)
+
+    def _give_places(self) -> None:
+        """Let connections that wait begin, as places are free; hurry those that leave."""
+        while self._waiting and len(self._places) < self.settings.max_connections:
+            connection = self._waiting.popleft()
+            self._places.add(connection.id)
+            connection.connect()
+        leaving = [self._connections[id] for id in self._places if self._connections[id].ending]
+        leaving.sort(key=lambda connection: connection.deadline)
+        for connection in leaving[: len(self._waiting)]:
+            connection.cut_off(GRACE)
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection that has had its ``close`` event."""
+        del self._connections[connection.id]
+        self._batched.discard(connection)
+        for _, awaited in self._backgrounds:
+            awaited.discard(connection.id)
+        self._answer_backgrounds()
+        if connection.id in self._places:
+            self._places.remove(connection.id)
+        else:
+            self._waiting.remove(connection)
+        self._give_places()
+        self._check_idle()
+
+    def _answer_backgrounds(self) -> None:
+        while self._backgrounds and not self._backgrounds[0][1]:
+            self._answer(self._backgrounds.pop(0)[0], None)
+
+    # --- the end ---
+
+    def finish(self) -> None:
+        """Carry out what has been asked for, then end all connections."""
+        self._ending = True
+        for connection in list(self._connections.values()):
+            connection.end_when_open(SHUTDOWN)
+        self._check_idle()
+
+    def linger(self, seconds: float) -> None:
+        """As :meth:`finish`, in so many seconds or as soon as the servers have closed all."""
+        if seconds > 0 and self._connections:
+            self._ending = True
+            asyncio.get_running_loop().call_later(seconds, self.finish)
+        else:
+            self.finish()
+
+    def stop(self) -> None:
+        """End all connections within a second, and refuse all further requests."""
+        self._ending = self._stopped = True
+        for connection in list(self._connections.values()):
+            connection.end(SHUTDOWN, GRACE, at_once=True)
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        if self._ending and not self._connections:
+            self._ending = False
+            self._on_idle()

@@ -1,0 +1,165 @@
+"""The options of the command line, for humans and for ``--help``.
+
+Imported only if there are any: argparse takes time that a bare start does not have to spend.
+"""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from wsplugin import __version__
+from wsplugin.policy import parse_host_pattern
+from wsplugin.settings import Settings
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parse(argv: Sequence[str]) -> tuple[Settings, str]:
+    """Return settings and log level.
+
+    Raises:
+        SystemExit: status 2 for a wrong option, 0 after ``--help``, ``--version``, ``--schema``.
+
+    """
+    parser = make_parser()
+    arguments = vars(parser.parse_args(argv))
+    if arguments.pop("schema"):
+        from wsplugin.schema import schema_text
+
+        sys.stdout.write(schema_text())
+        sys.exit(0)
+    level = arguments.pop("log_level")
+    arguments["allow_hosts"] = tuple(arguments["allow_hosts"])
+    settings = Settings(**arguments)
+    if settings.ca_file is not None:
+        from wsplugin.opening import tls_context
+
+        try:
+            tls_context(settings.ca_file)
+        except OSError as exc:
+            parser.error(f"argument --ca-file: no certificates in {settings.ca_file}: {exc}")
+    return settings, level
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe every option; the defaults are those of :class:`Settings`."""
+    default = Settings()
+    parser = argparse.ArgumentParser(
+        prog="wsplugin",
+        description="WebSockets for a native host: JSON lines in on stdin, out on stdout.",
+        allow_abbrev=False,
+    )
+
+    def add(name: str, help: str, **options: Any) -> None:
+        parser.add_argument(name, help=help, **options)
+
+    def option(name: str, type: Any, metavar: str, help: str, shown: str | None = None) -> None:
+        value = getattr(default, name.lstrip("-").replace("-", "_"))
+        shown = shown or f"default {value:g}" if isinstance(value, int | float) else shown
+        help = f"{help} ({shown})" if shown else help
+        add(name, help, type=type, metavar=metavar, default=value)
+
+    option("--max-connections", positive_int, "N", "connections at the same time")
+    option("--open-timeout", positive_seconds, "S", "seconds for the opening handshake")
+    option("--close-timeout", positive_seconds, "S", "seconds for the closing handshake")
+    option("--ping-interval", seconds, "S", "seconds between keepalive pings, 0 for none")
+    option("--ping-timeout", seconds, "S", "seconds for the answer to a ping, 0 for no limit")
+    sized = "bytes, or with KiB, MiB, GiB; default "
+    option("--max-message-size", size, "SIZE", "longest message received", sized + "16MiB")
+    option("--max-line", size, "SIZE", "longest line read", sized + "64MiB")
+    option("--max-send-buffer", size, "SIZE", "bytes waiting to be sent", sized + "16MiB")
+    add(
+        "--allow-host",
+        "connect to these hosts only: a host name, or *. and a domain for its subdomains "
+        "(repeatable)",
+        action="append",
+        type=host_pattern,
+        metavar="PATTERN",
+        dest="allow_hosts",
+        default=[],
+    )
+    add("--allow-insecure", "allow plain ws:// beyond loopback hosts", action="store_true")
+    add(
+        "--block-private",
+        "refuse loopback, private, link-local and other non-public addresses",
+        action="store_true",
+    )
+    option("--ca-file", str, "FILE", "certificates trusted in addition to the system's")
+    option("--proxy", proxy_url, "URL", "proxy to use, or none", "default the system's")
+    option("--linger", seconds, "S", "seconds to stay connected after the end of stdin")
+    add(
+        "--log-level",
+        "of what goes to stderr (default warning)",
+        choices=LOG_LEVELS,
+        default="warning",
+        metavar="LEVEL",
+    )
+    add("--schema", "print the JSON Schema of every line in both directions", action="store_true")
+    add("--version", "print the version", action="version", version=f"wsplugin {__version__}")
+    return parser
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        fail("expected a whole number of at least 1")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Parse a time in seconds, 0 included."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1e9:
+        fail("expected a number of seconds")
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """Parse a time in seconds above 0."""
+    value = seconds(text)
+    if not value:
+        fail("expected more than 0 seconds")
+    return value
+
+
+def size(text: str) -> int:
+    """Parse a size: bytes, or with a unit."""
+    match = re.fullmatch(r"([0-9]{1,15})(|KiB|MiB|GiB)", text)
+    if match is None or int(match[1]) < 1:
+        fail("expected a number of bytes, or one with KiB, MiB or GiB")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def host_pattern(text: str) -> str:
+    """Parse a value of ``--allow-host``."""
+    try:
+        return parse_host_pattern(text)
+    except ValueError as exc:
+        fail(f"expected a host name, or *. and a domain: {exc}")
+
+
+def proxy_url(text: str) -> str:
+    """Parse a value of ``--proxy``."""
+    if text == "none":
+        return text
+    from websockets.exceptions import InvalidProxy
+    from websockets.proxy import parse_proxy
+
+    try:
+        parse_proxy(text)
+    except (InvalidProxy, ValueError):
+        # Without the library's message: it repeats the URL, credentials and all.
+        fail("expected none or a URL with http, https, socks4, socks4a, socks5 or socks5h")
+    return text
+
+
+def fail(message: str) -> NoReturn:
+    """Refuse a value, without repeating it: it may be a secret."""
+    raise argparse.ArgumentTypeError(message)

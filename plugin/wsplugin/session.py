@@ -1,0 +1,86 @@
+"""One run of the plugin over a pair of descriptors: the host's stream in, the host's stream out."""
+
+import asyncio
+from collections.abc import Iterator
+
+from wsplugin.manager import Manager
+from wsplugin.messages import RequestError
+from wsplugin.settings import Settings
+from wsplugin.stdio import CHUNK, Lines, Output, open_input
+
+# How long the last lines may take to be written once all connections have ended on a signal.
+FLUSH_TIMEOUT = 0.5
+
+
+class Session:
+    """Joins input, manager and output; made and used on a running event loop."""
+
+    def __init__(self, stdin: int, stdout: int, settings: Settings) -> None:
+        loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._splitter = Lines(settings.max_line)
+        self._lines: Iterator[bytes | bytearray | RequestError] = iter(())
+        self._input_ended = False
+        self._finishing = False
+        self._stopped = False
+        self._idle = asyncio.Event()
+        self._output = Output(
+            stdout, loop, on_full=self._full, on_drained=self._drained, on_gone=self.stop
+        )
+        self._manager = Manager(settings, self._output, self._idle.set)
+        self._input = open_input(stdin, self._feed, loop)
+
+    async def run(self) -> int:
+        """Serve until the host, a signal or the loss of the host ends it; return the exit status.
+
+        0 in general, 1 if the host has gone.
+        """
+        self._input.resume()
+        await self._idle.wait()
+        try:
+            async with asyncio.timeout(FLUSH_TIMEOUT if self._stopped else None):
+                await self._output.drain()
+        except TimeoutError:
+            pass  # told to stop, and the host does not read
+        self._input.close()
+        self._output.close()
+        return 1 if self._output.gone else 0
+
+    def stop(self) -> None:
+        """End within two seconds."""
+        self._stopped = True
+        self._manager.stop()
+
+    def _feed(self, chunk: bytes) -> None:
+        """Take bytes from the host; ``b""`` is the end of the stream."""
+        if chunk:
+            self._lines = self._splitter.feed(chunk)
+        else:
+            self._input_ended = True
+            self._lines = self._splitter.end()
+        self._work()
+
+    def _work(self) -> None:
+        """Carry out lines as long as the host takes the answers."""
+        self._output.cork()
+        line: bytes | bytearray | RequestError | None = None
+        while not self._output.full and (line := next(self._lines, None)) is not None:
+            self._manager.handle(line)
+            if len(self._output.batch) > CHUNK:
+                self._output.flush()
+        self._manager.flush()
+        self._output.uncork()
+        if line is None and self._input_ended and not self._finishing:
+            self._finishing = True
+            self._manager.linger(self._settings.linger)
+
+    def _full(self) -> None:
+        self._input.pause()
+        self._manager.pause()
+
+    def _drained(self) -> None:
+        self._manager.resume()
+        if not self._output.full:
+            self._work()
+        if not self._output.full and not self._input_ended:
+            self._input.resume()

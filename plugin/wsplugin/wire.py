@@ -1,0 +1,453 @@
+"""One WebSocket on the wire: bytes to messages and back (RFC 6455), with flow control both ways.
+
+Everything that knows the ``websockets`` library's protocol objects is here; what a message, a
+close or a failure means to the host is decided in ``connection.py``.
+
+:class:`Wire` is handed to ``websockets.connect(create_connection=…)``. From the library come the
+opening handshake, control frames, fragments, compression, masking and the closing handshake; the
+library's queue, its ``recv`` and its ``send`` are passed by. Whole data frames are taken out of
+the receive buffer here, without the library's parser, and everything else is fed to it one frame
+at a time, so that flow control acts between two messages and not between two reads.
+"""
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from websockets.asyncio.client import ClientConnection
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidHandshake, InvalidMessage, PayloadTooBig
+from websockets.frames import BINARY, CLOSE, CONT, PONG, TEXT, CloseCode, Frame
+from websockets.http11 import Response
+from websockets.protocol import OPEN
+from websockets.streams import StreamReader
+
+if TYPE_CHECKING:
+    from wsplugin.connection import Connection
+
+BUFFER: Final = 65_536
+WRITE_HIGH_WATER: Final = 65_536
+# FIN and opcode of whole, uncompressed messages.
+WHOLE_TEXT: Final = 0x81
+WHOLE_BINARY: Final = 0x82
+
+
+class UnexpectedStatus(InvalidHandshake):
+    """The server answered the opening handshake with another HTTP response than 101.
+
+    Not the library's ``InvalidStatus``, which ``connect()`` may take for a redirect to follow.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(f"the server refused the connection: HTTP {response.status_code}")
+        self.response = response
+
+
+class Wire(ClientConnection, asyncio.BufferedProtocol):
+    """The library's connection with its receiving and sending side replaced.
+
+    Tells its :class:`~wsplugin.connection.Connection`, always on the event loop: ``opened``,
+    ``received`` (something for the host was appended), ``writable``, ``server_closing``,
+    ``failed`` and ``lost``.
+    """
+
+    def __init__(self, connection: "Connection", protocol: ClientProtocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
+        self.connection = connection
+        self.answered = False
+        """Whether the server has sent at least one byte."""
+        self.connected = False
+        """Whether TCP, and TLS where wanted, are up."""
+        self.lost_exc: Exception | None = None
+        connection.wire = self
+        self._output = connection.output
+        self._encoder = connection.encoder
+        assert protocol.max_message_size is not None
+        self._max_size: int = protocol.max_message_size
+        # Received bytes not yet taken are _buffer[_start:_end].
+        self._buffer = bytearray(BUFFER)
+        self._start = 0
+        self._end = 0
+        self._deaf = False
+        self._lost = False
+        self._reading_paused = False
+        # The message whose fragments are arriving.
+        self._message = bytearray()
+        self._message_is_text = False
+        self._decoder: Any = None
+        # Opening handshake: the response's head, parsed as it comes.
+        self._head = bytearray()
+        self._head_reader = StreamReader()
+        self._head_parser: Any = Response.parse(
+            self._head_reader.read_line,
+            self._head_reader.read_exact,
+            self._head_reader.read_to_eof,
+            proxy=True,  # which means: without a body
+        )
+        self._refusal: Exception | None = None
+        # Sending.
+        self.batched = 0
+        self._pong: list[bytes] = []
+        # Keepalive.
+        self._timer: asyncio.TimerHandle | None = None
+        self._ping: bytes | None = None
+
+    # --- sending ---
+
+    def send_message(self, opcode: int, payload: bytes | bytearray) -> None:
+        """Batch one message; :meth:`flush` writes. Only while the connection is open."""
+        if opcode == TEXT:
+            self.protocol.send_text(payload)
+        else:
+            self.protocol.send_binary(payload)
+        self.batched += len(payload)
+        if self.batched > WRITE_HIGH_WATER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is batched, in one system call."""
+        self.batched = 0
+        writes = self.protocol.data_to_send()
+        if writes and not self.transport.is_closing():
+            # Not writelines(): on Python 3.12.0 to 3.12.3 it forgets to call pause_writing().
+            self.transport.write(writes[0] if len(writes) == 1 else b"".join(writes))
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes have not been handed to the operating system."""
+        return self.batched + self.transport.get_write_buffer_size()
+
+    def send_close(self, code: int, reason: str) -> None:
+        """Start the closing handshake (RFC 6455 section 7.1.2)."""
+        self._stop_keepalive()
+        self.protocol.send_close(code, reason)
+        self.flush()
+
+    def fail(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455 section 7.1.7): send a Close frame, listen no more."""
+        self._stop_keepalive()
+        self._deaf = True
+        self.protocol.fail(code, reason)
+        self.flush()
+
+    def abort(self) -> None:
+        """Cut the TCP connection; ``lost`` follows."""
+        self._stop_keepalive()
+        self._deaf = True
+        self.transport.abort()
+
+    def resume_writing(self) -> None:
+        """The server has read on (``asyncio.BaseProtocol``)."""
+        super().resume_writing()
+        if self._pong:
+            self.transport.write(b"".join(self._pong))
+            self._pong = []
+        self.connection.writable()
+
+    # --- receiving ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP, and TLS where wanted, are up (``asyncio.BaseProtocol``)."""
+        self.connected = True
+        super().connection_made(transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return room for the next read (``asyncio.BufferedProtocol``)."""
+        size = len(self._buffer)
+        rest = self._end - self._start
+        if not rest and size == BUFFER:
+            self._start = self._end = 0
+        elif self._end == size or size > BUFFER > 2 * rest:
+            # A frame longer than the buffer: grow as its bytes come, not as its header claims.
+            buffer = bytearray(2 * size) if rest > size // 2 else bytearray(BUFFER)
+            buffer[:rest] = memoryview(self._buffer)[self._start : self._end]
+            self._buffer, self._start, self._end = buffer, 0, rest
+        return memoryview(self._buffer)[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take `nbytes` more (``asyncio.BufferedProtocol``)."""
+        self._end += nbytes
+        self._receive()
+
+    def _receive(self) -> None:
+        """Take what can be taken out of the buffer, as long as the host keeps up."""
+        self._output.cork()
+        try:
+            if self.response is None and self._start < self._end and not self._deaf:
+                self._receive_head()
+            if self.response is not None:
+                self._receive_frames()
+            if self._deaf:
+                self._start = self._end = 0
+        finally:
+            self._output.uncork()
+        if self._lost and (self._deaf or not self._output.full):
+            self._finish()
+
+    def _receive_frames(self) -> None:
+        buffer = self._buffer
+        view = memoryview(buffer)
+        start, end = self._start, self._end
+        output = self._output
+        max_size = self._max_size
+        plain = True
+        # The library's parser and one flush for each message would take 2.3 times as long for
+        # messages of 100 bytes.
+        while not self._deaf and not output.full and end - start >= 2:
+            head = buffer[start]
+            length = buffer[start + 1]
+            data = start + 2
+            if length >= 126:
+                if length == 126:
+                    data += 2
+                elif length == 127:
+                    data += 8
+                if data > end:
+                    break
+                if length <= 127:
+                    length = int.from_bytes(view[start + 2 : data])
+                # Above: a masked frame, which the library refuses on sight of its header.
+            stop = data + length
+            plain = head in (WHOLE_TEXT, WHOLE_BINARY) and (
+                length <= max_size and self.protocol.current_size is None
+            )
+            if stop > end:
+                if length <= max_size and not buffer[start + 1] & 0x80:
+                    break
+                # Too big or masked: the header is enough for the library to fail.
+                stop = data
+                plain = False
+            if not plain:
+                self._receive_frame(bytes(view[start:stop]))
+            elif head == WHOLE_TEXT:
+                try:
+                    text = str(view[data:stop], "utf-8")
+                except UnicodeDecodeError as exc:
+                    self._fail_text(exc)
+                    break
+                self._encoder.append_text(output.batch, text)
+            else:
+                self._encoder.append_binary(output.batch, view[data:stop])
+            start = stop
+            if len(output.batch) > BUFFER:
+                output.flush()
+        self._start, self._end = start, end
+
+    def _receive_frame(self, data: bytes) -> None:
+        """Have the library parse one frame: a control frame, a fragment, compressed, or bad."""
+        protocol = self.protocol
+        # RFC 6455 section 5.4 lets control frames come between fragments, Close among them; the
+        # library refuses a Close there. The unfinished message is lost with the connection.
+        if data[0] & 0x0F == CLOSE:
+            protocol.current_size = None
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            self._process_frame(cast(Frame, event))
+        if protocol.parser_exc is not None and not self._deaf:
+            self._deaf = True
+            self._stop_keepalive()
+            self.flush()
+            self._failed(protocol.parser_exc)
+        elif data[0] & 0x0F == 0x09 and self.paused:
+            # RFC 6455 section 5.5.3: one Pong for the latest Ping is enough. A server that
+            # sends Pings and reads nothing gets no more of our memory than that.
+            self._pong = protocol.data_to_send()
+        else:
+            self.flush()
+
+    def _process_frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is TEXT or opcode is BINARY or opcode is CONT:
+            self._process_data(frame)
+        elif opcode is PONG:
+            if self._ping is not None and frame.data == self._ping:
+                self._ping = None
+                self._schedule(self.ping_interval, self._send_ping)
+        elif opcode is CLOSE:
+            self._deaf = True
+            self._stop_keepalive()
+            self.connection.server_closing()
+
+    def _process_data(self, frame: Frame) -> None:
+        data = frame.data
+        if frame.opcode is not CONT:
+            self._message_is_text = frame.opcode is TEXT
+        try:
+            if not frame.fin:
+                if self._message_is_text:
+                    # Decoding each fragment as it comes finds bad UTF-8 without waiting for the
+                    # rest; the decoder keeps no more than the bytes of one character.
+                    self._check_text(data, final=False)
+                self._message += data
+                return
+            if self._message:
+                if self._message_is_text:
+                    self._check_text(data, final=True)
+                self._message += data
+                data = self._message
+                self._message = bytearray()
+            batch = self._output.batch
+            if self._message_is_text:
+                self._encoder.append_text(batch, str(data, "utf-8"))
+            else:
+                self._encoder.append_binary(batch, data)
+        except UnicodeDecodeError as exc:
+            self._fail_text(exc)
+
+    def _check_text(self, data: Any, *, final: bool) -> None:
+        if self._decoder is None:
+            import codecs
+
+            self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoder.decode(data, final)
+
+    def _fail_text(self, exc: UnicodeDecodeError) -> None:
+        self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
+        self._failed(exc)
+
+    def _failed(self, exc: Exception) -> None:
+        match exc:
+            case PayloadTooBig():
+                limit = f"{self._max_size} bytes (--max-message-size)"
+                self.connection.failed("message-too-big", f"a message is longer than {limit}")
+            case UnicodeDecodeError():
+                self.connection.failed("protocol-error", f"invalid UTF-8: {exc.reason}")
+            case _:
+                self.connection.failed("protocol-error", f"the server broke RFC 6455: {exc}")
+
+    # --- opening handshake ---
+
+    def _receive_head(self) -> None:
+        """Take the head of the server's response.
+
+        It is parsed here because the library waits for the body of a refusal, for ever if need
+        be, and reads frames that came with the head before anyone can learn that it is open.
+        """
+        data = bytes(memoryview(self._buffer)[self._start : self._end])
+        self._start = self._end
+        self.answered = True
+        self._head += data
+        self._head_reader.feed_data(data)
+        try:
+            next(self._head_parser)
+            return
+        except StopIteration as stop:
+            response: Response = stop.value
+        except Exception as exc:  # noqa: BLE001 - the parser raises many kinds; all mean the same
+            self._refuse(_not_http(exc))
+            return
+        if response.status_code != 101:
+            self._refuse(UnexpectedStatus(response))
+            return
+        rest = bytes(self._head_reader.buffer)
+        self.protocol.receive_data(bytes(self._head[: len(self._head) - len(rest)]))
+        if self.protocol.handshake_exc is not None:
+            self._refuse(self.protocol.handshake_exc)
+            return
+        (self.response,) = cast(list[Response], self.protocol.events_received())
+        self._head = bytearray()
+        self._head_reader = StreamReader()
+        # The frames that came with the head are the end of what was read: still in the buffer.
+        self._start = self._end - len(rest)
+        self.response_rcvd.set_result(None)
+        self.connection.opened(self.response)
+
+    def _refuse(self, exc: Exception) -> None:
+        # Raised by handshake() when the connection is down; the library would wait for the
+        # server to close it.
+        self._refusal = exc
+        self._deaf = True
+        self.transport.abort()
+
+    # --- the end ---
+
+    def eof_received(self) -> None:
+        """Let the transport close itself; ``connection_lost`` follows."""
+        if self.protocol.close_rcvd is None:
+            # Without waiting for a server that does not read what is still to be written.
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """TCP is down; what it has brought may still have to wait for the host."""
+        self.lost_exc = exc
+        self._lost = True
+        self._stop_keepalive()
+        self._receive()
+
+    def _finish(self) -> None:
+        """Tell of the loss, once everything received before it has been taken."""
+        self._lost = False
+        self._deaf = True
+        super().connection_lost(self.lost_exc)
+        if self._refusal is not None:
+            self.protocol.handshake_exc = self._refusal
+        # asyncio says nothing of the end of a stream, and little of the end of a TLS stream.
+        exc = self.lost_exc
+        known = isinstance(exc, OSError) and exc.errno
+        reason = os.strerror(known) if known else "it ended without a Close frame"
+        self.connection.lost(f"the connection was lost: {reason}")
+
+    # --- flow control towards the host ---
+
+    def pause_reading(self) -> None:
+        """Stop reading from the server; what has been read stays in the buffer."""
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+            if self._ping is not None:
+                self._cancel_timer()  # a stopped host is not a dead server
+
+    def resume_reading(self) -> None:
+        """Take what has been left in the buffer, then read on unless that was too much."""
+        if not self._reading_paused:
+            return
+        self._receive()
+        if self._output.full:
+            return
+        self._reading_paused = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+        if self._ping is not None:
+            self._schedule(self.ping_timeout, self._pong_overdue)
+
+    # --- keepalive ---
+
+    def start_keepalive(self) -> None:
+        """Send a Ping every ``ping_interval`` seconds, unless that is None."""
+        if self.protocol.state is OPEN:
+            self._schedule(self.ping_interval, self._send_ping)
+
+    def _send_ping(self) -> None:
+        payload = os.urandom(4)
+        self.protocol.send_ping(payload)
+        self.flush()
+        if self.ping_timeout is None:
+            self._schedule(self.ping_interval, self._send_ping)
+            return
+        self._ping = payload
+        if not self._reading_paused:
+            self._schedule(self.ping_timeout, self._pong_overdue)
+
+    def _pong_overdue(self) -> None:
+        self.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+        self.connection.failed("ping-timeout", "the server stopped answering keepalive pings")
+
+    def _schedule(self, delay: float | None, callback: Any) -> None:
+        self._cancel_timer()
+        if delay is not None:
+            self._timer = self.loop.call_later(delay, callback)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _stop_keepalive(self) -> None:
+        self._ping = None
+        self._cancel_timer()
+
+
+def _not_http(exc: Exception) -> InvalidMessage:
+    error = InvalidMessage("did not receive a valid HTTP response")
+    error.__cause__ = exc
+    return error
