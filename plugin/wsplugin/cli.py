@@ -1,48 +1,65 @@
-"""The command ``wsplugin``: options, logging, descriptors, signals, exit status."""
+"""The command ``wsplugin``: descriptors, signals, logging, exit status.
 
-import asyncio
-import logging
+Little is imported before :func:`main` has seen to signals, since imports are most of the start.
+"""
+
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
-from wsplugin.session import Session
-from wsplugin.settings import Settings
+if TYPE_CHECKING:
+    from wsplugin.session import Session
 
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+# Windows has no SIGTERM that another process could send; Ctrl+Break is its like.
+SIGNALS = [
+    number
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK")
+    if (number := getattr(signal, name, None)) is not None
+]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the plugin over stdin and stdout; ends the process."""
-    settings, level = parse_arguments(sys.argv[1:] if argv is None else argv)
+    for number in SIGNALS:
+        # Nothing has begun yet that would have to be ended.
+        signal.signal(number, lambda *_: os._exit(0))
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments:
+        from wsplugin.options import parse
+
+        settings, level = parse(arguments)
+    else:
+        from wsplugin.settings import Settings
+
+        settings, level = Settings(), "warning"
     stdin, stdout = take_descriptors()
+    from wsplugin.log import configure_logging
+
     log = configure_logging(level)
-    status = asyncio.run(_serve(stdin, stdout, settings))
+    from wsplugin.session import serve
+
+    status = serve(stdin, stdout, settings, handle_signals)
     log.drain()
     # Not sys.exit(): it would wait for threads that may be stuck, in a name server's silence or
     # in a write to a host that does not read.
     os._exit(status)
 
 
-async def _serve(stdin: int, stdout: int, settings: Settings) -> int:
-    session = Session(stdin, stdout, settings)
-    loop = asyncio.get_running_loop()
+def handle_signals(session: "Session") -> None:
+    """End the session in order on the first signal, the process at once on the second."""
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if received:
             os._exit(128 + number)
         received.append(number)
-        loop.call_soon_threadsafe(session.stop)
+        session.stop_soon()
 
-    # Windows has no SIGTERM that another process could send; Ctrl+Break is its like.
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if number := getattr(signal, name, None):
-            signal.signal(number, on_signal)
-    return await session.run()
+    for number in SIGNALS:
+        signal.signal(number, on_signal)
 
 
 def take_descriptors() -> tuple[int, int]:
@@ -72,71 +89,3 @@ def take_descriptors() -> tuple[int, int]:
         msvcrt.setmode(stdin, os.O_BINARY)
         msvcrt.setmode(stdout, os.O_BINARY)
     return stdin, stdout
-
-
-class StderrHandler(logging.Handler):
-    """Logs to stderr without ever waiting for whoever should read it.
-
-    A thread writes; records that come while it is stuck are dropped once enough are waiting.
-    """
-
-    MAX_WAITING = 1000
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._queue: Any = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue one record, or drop it."""
-        if self._queue is None:
-            import queue
-            import threading
-
-            self._queue = queue.Queue(self.MAX_WAITING)
-            threading.Thread(target=self._run, name="stderr", daemon=True).start()
-        try:
-            self._queue.put_nowait(self.format(record))
-        except Exception:  # noqa: BLE001 - full, or not to be formatted: a log may lose records
-            return
-
-    def _run(self) -> None:
-        while True:
-            line = self._queue.get()
-            try:
-                os.write(2, f"{line}\n".encode(errors="backslashreplace"))
-            except OSError:
-                pass  # closed, or the disk is full: there is nowhere to say so
-            self._queue.task_done()
-
-    def drain(self) -> None:
-        """Give the thread a moment to write what is waiting."""
-        import time
-
-        deadline = time.monotonic() + 0.2
-        while self._queue and self._queue.unfinished_tasks and time.monotonic() < deadline:
-            time.sleep(0.005)
-
-
-def configure_logging(level: str) -> StderrHandler:
-    """Log the plugin's own records of `level` and above to stderr."""
-    handler = StderrHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("wsplugin").setLevel(level.upper())
-    # The library's records of lower levels hold headers and payloads.
-    logging.getLogger("websockets").setLevel(logging.ERROR)
-    return handler
-
-
-def parse_arguments(argv: Sequence[str]) -> tuple[Settings, str]:
-    """Return settings and log level.
-
-    Raises:
-        SystemExit: status 2 for a wrong option, 0 after ``--help``, ``--version``, ``--schema``.
-
-    """
-    if not argv:
-        return Settings(), "warning"
-    from wsplugin.options import parse
-
-    return parse(argv)

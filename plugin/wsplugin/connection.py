@@ -8,6 +8,7 @@ first connection: the network libraries are nine tenths of the plugin's start.
 import asyncio
 import collections
 import enum
+import logging
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
 
     from wsplugin.wire import Wire
 
+logger = logging.getLogger(__name__)
+
 GRACE: Final = 1.0
 """Seconds that a server has to answer where the plugin decides that a connection ends."""
 
-# A message waiting costs more than its bytes; without this a million empty messages would wait.
-MAX_WAITING_MESSAGES: Final = 65_536
+# A message that waits costs more than its bytes: without this bound a stalled server would let
+# any number of empty ones wait, or of ones with long request ids.
+MAX_BOOKKEEPING: Final = 2**24
 
 
 class State(enum.IntEnum):
@@ -91,6 +95,9 @@ class Connection:
         # Messages that wait for the handshake or for the server: request id, opcode, payload.
         self._queue: collections.deque[tuple[Id, int, bytes | bytearray]] = collections.deque()
         self._queued = 0
+        self._bookkeeping = 0
+        self.turn = 0
+        """When it was this connection's turn to be read, for fairness: kept by the manager."""
         # Requests whose message has been written but not yet taken by the operating system.
         self._unanswered: list[Id] = []
         self._ending: Ending | None = None
@@ -112,6 +119,7 @@ class Connection:
         timeout = self.options.timeout
         seconds = timeout / 1000 if isinstance(timeout, int) else self.settings.open_timeout
         self.state = State.CONNECTING
+        logger.info("%s: connecting to %s:%d", self.id, self.target.host, self.target.port)
         self._open_timer = self._loop.call_later(seconds, self._open_timed_out, seconds)
         self._task = self._loop.create_task(self._connect())
         # Not code behind an await: a task that is cancelled before it starts runs none of it.
@@ -130,17 +138,19 @@ class Connection:
         waiting = self._queued + (wire.waiting if wire else 0)
         if waiting and waiting + len(payload) > self.settings.max_send_buffer:
             raise RequestError("buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)")
-        if len(self._queue) + len(self._unanswered) >= MAX_WAITING_MESSAGES:
-            raise RequestError("buffer-full", f"{MAX_WAITING_MESSAGES} messages are waiting")
         if wire and not self._queue and not wire.paused:
             self._write(wire, id, opcode, payload)
-        else:
-            self._queue.append((id, opcode, payload))
-            self._queued += len(payload)
+            return
+        self._bookkeeping += bookkeeping(id)
+        if self._bookkeeping > MAX_BOOKKEEPING:
+            self._bookkeeping -= bookkeeping(id)
+            raise RequestError("buffer-full", "too many messages are waiting")
+        self._queue.append((id, opcode, payload))
+        self._queued += len(payload)
 
     def flush(self) -> None:
         """Write the messages that :meth:`send` has batched."""
-        if self.wire and self.wire.batched:
+        if self.wire and self.state is State.OPEN:
             self.wire.flush()
 
     def end(self, ending: Ending, patience: float, *, at_once: bool = False) -> None:
@@ -155,8 +165,12 @@ class Connection:
 
         """
         if self.state < State.OPEN and (at_once or not self._queue):
-            self._ending = ending
-            self._abort_opening(ending.reason)
+            self._ending = self._ending or ending
+            self._abort_opening(
+                ending.reason
+                if ending.cause != "host"
+                else "closed by the host before the opening handshake was done"
+            )
             return
         self._ending = self._ending or ending
         self.cut_off(patience)
@@ -179,14 +193,8 @@ class Connection:
             self.deadline = deadline
             self._deadline_timer = self._loop.call_at(deadline, self._overdue, patience)
 
-    def pause(self) -> None:
-        """Stop reading from the server, because the host is behind."""
-        # Not during the opening handshake: a stopped host must not make it time out.
-        if self.wire and self.state >= State.OPEN:
-            self.wire.pause_reading()
-
     def resume(self) -> None:
-        """Read from the server again."""
+        """Take what the server has sent while the host was behind."""
         if self.wire:
             self.wire.resume_reading()
 
@@ -197,9 +205,8 @@ class Connection:
         if self._open_timer:
             self._open_timer.cancel()
         self.state = State.OPEN
+        logger.info("%s: open", self.id)
         self.output.write(encode_event(self.id, OpenPayload(fields(response.headers))))
-        if self.output.full:
-            self.pause()
         if self._ending:
             self.cut_off(self.settings.close_timeout)
         self._pump()
@@ -261,7 +268,7 @@ class Connection:
         self._task.cancel()
 
     def _abort_opening(self, why: str) -> None:
-        self._cut = why
+        self._cut = self._cut or why
         if self._task:
             self._task.cancel()
         else:
@@ -281,6 +288,7 @@ class Connection:
         while self._queue and not wire.paused:
             id, opcode, payload = self._queue.popleft()
             self._queued -= len(payload)
+            self._bookkeeping -= bookkeeping(id)
             self._write(wire, id, opcode, payload)
         wire.flush()
         if self._ending and not self._queue:
@@ -310,7 +318,9 @@ class Connection:
         self._queue.clear()
         if self._failure:
             self.output.write(encode_event(self.id, self._failure))
-        self.output.write(encode_event(self.id, self._closing()))
+        closing = self._closing()
+        logger.info("%s: closed with %d (%s)", self.id, closing.code, closing.cause)
+        self.output.write(encode_event(self.id, closing))
         self._owner.closed(self)
 
     def _closing(self) -> CloseEventPayload:
@@ -326,6 +336,11 @@ class Connection:
         else:
             code, reason = 1006, self._cut or "the connection was lost"
         return CloseEventPayload(code, reason, self._ending.cause if self._ending else "failure")
+
+
+def bookkeeping(id: Id) -> int:
+    """Return about how many bytes a waiting message takes beside its payload."""
+    return 256 + (len(id) if isinstance(id, str) else 0)
 
 
 def not_open(id: str) -> RequestError:

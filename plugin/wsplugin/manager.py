@@ -7,7 +7,9 @@ socket until its ``close`` event.
 
 import asyncio
 import collections
+import logging
 import re
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -19,8 +21,10 @@ from wsplugin.messages import (
     Background,
     Close,
     Create,
+    CreateAnswer,
     Created,
     Describe,
+    DescribeAnswer,
     Description,
     Id,
     Limits,
@@ -38,6 +42,8 @@ from wsplugin.messages import (
 from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url
 from wsplugin.settings import Settings
 from wsplugin.stdio import Output
+
+logger = logging.getLogger(__name__)
 
 # RFC 6455 section 11.8.
 TEXT: Final = 1
@@ -61,6 +67,7 @@ class Manager:
             1001, f"connection limit of {settings.max_connections} reached", "limit"
         )
         self._created = 0
+        self._turns = 0
         # All that have not had their `close` event, oldest first.
         self._connections: dict[str, Connection] = {}
         self._places: set[str] = set()
@@ -86,6 +93,13 @@ class Manager:
             self._dispatch(request)
         except RequestError as error:
             self.output.write(encode_error(error, error.id if id is None else id))
+        except Exception as exc:  # noqa: BLE001 - the next line must work, whatever it was
+            # A bug of ours. The host gets its answer and the next line works; the exception's
+            # text stays out of the log, since it may repeat what the line held.
+            trace = "".join(traceback.format_tb(exc.__traceback__))
+            logger.error("a request has failed with %s\n%s", type(exc).__name__, trace)
+            apology = RequestError("invalid-request", "internal error, see the log")
+            self.output.write(encode_error(apology, id))
 
     def flush(self) -> None:
         """Write the messages of all requests since the last call, a write for each connection."""
@@ -93,14 +107,17 @@ class Manager:
             connection.flush()
         self._batched.clear()
 
-    def pause(self) -> None:
-        """Stop reading from all servers: the host is behind."""
-        for connection in self._connections.values():
-            connection.pause()
-
     def resume(self) -> None:
-        """Read from all servers again, until the host is behind again."""
-        for connection in list(self._connections.values()):
+        """Take what servers have sent meanwhile, until the host is behind again.
+
+        Whoever took longest ago goes first: else a server whose every read fills the output
+        would leave no turn to the others.
+        """
+        for connection in sorted(self._connections.values(), key=lambda c: c.turn):
+            if self.output.full:
+                break
+            self._turns += 1
+            connection.turn = self._turns
             connection.resume()
 
     # --- actions ---
@@ -116,7 +133,7 @@ class Manager:
             case Background():
                 self._background(request)
             case Describe():
-                self._answer(request.id, self._describe())
+                self._describe(request)
 
     def _send(self, request: Send) -> None:
         payload = request.payload
@@ -143,7 +160,8 @@ class Manager:
         connection = Connection(f"ws-{self._created}", target, options, self)
         self._connections[connection.id] = connection
         self._waiting.append(connection)
-        self._answer(request.id, Created(connection.id))
+        if request.id is not None:
+            self.output.write(encode_answer(CreateAnswer(request.id, Created(connection.id))))
         self._evict()
         self._give_places()
 
@@ -151,7 +169,7 @@ class Manager:
         payload = request.payload
         check_close(payload.code, payload.reason)
         connection = self._find(payload.id)
-        self._answer(request.id, None)
+        self._answer(request.id)
         if connection is not None and not connection.ending:
             connection.end(
                 Ending(payload.code, payload.reason, "host"), self.settings.close_timeout
@@ -163,9 +181,9 @@ class Manager:
             connection.end(BACKGROUND, GRACE, at_once=True)
         self._answer_backgrounds()
 
-    def _describe(self) -> Description:
+    def _describe(self, request: Describe) -> None:
         settings = self.settings
-        return Description(
+        description = Description(
             name="wsplugin",
             version=__version__,
             protocol=PROTOCOL,
@@ -179,6 +197,8 @@ class Manager:
                 close_timeout=round(settings.close_timeout * 1000),
             ),
         )
+        if request.id is not None:
+            self.output.write(encode_answer(DescribeAnswer(request.id, description)))
 
     def _find(self, id: str) -> Connection | None:
         """Return a connection, or None if it has had its ``close`` event."""
@@ -189,9 +209,9 @@ class Manager:
                 raise RequestError("unknown-id", "no connection was ever created under this id")
         return connection
 
-    def _answer(self, id: Id, response: Created | Description | None) -> None:
+    def _answer(self, id: Id) -> None:
         if id is not None:
-            self.output.write(encode_done(id) if response is None else encode_answer(id, response))
+            self.output.write(encode_done(id))
 
     # --- places ---
 
@@ -228,7 +248,7 @@ class Manager:
 
     def _answer_backgrounds(self) -> None:
         while self._backgrounds and not self._backgrounds[0][1]:
-            self._answer(self._backgrounds.pop(0)[0], None)
+            self._answer(self._backgrounds.pop(0)[0])
 
     # --- the end ---
 

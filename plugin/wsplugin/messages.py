@@ -193,11 +193,25 @@ class Description(Struct, frozen=True):
     limits: Limits
 
 
-class Answer(Struct, frozen=True):
-    """The answer to a request that succeeded."""
+class DoneAnswer(Struct, frozen=True):
+    """The answer to a request that succeeded and has nothing to tell."""
 
     id: Id
-    response: Created | Nothing | Description
+    response: Nothing
+
+
+class CreateAnswer(Struct, frozen=True):
+    """The answer to ``websocket-create``."""
+
+    id: Id
+    response: Created
+
+
+class DescribeAnswer(Struct, frozen=True):
+    """The answer to ``plugin-describe``."""
+
+    id: Id
+    response: Description
 
 
 class Problem(Struct, rename="camel", frozen=True):
@@ -207,7 +221,7 @@ class Problem(Struct, rename="camel", frozen=True):
     err_msg: str
 
 
-class Failure(Struct, frozen=True):
+class ErrorAnswer(Struct, frozen=True):
     """The answer to a request that failed; its id is null where none could be read."""
 
     id: Id
@@ -318,10 +332,6 @@ _decode_raw = msgspec.json.Decoder(Raw).decode
 _decode_id: Callable[[bytes | Raw], Id] = msgspec.json.Decoder(Id).decode
 
 
-class _Envelope(Struct):
-    id: Raw = Raw(b"null")
-
-
 class _Headers(Struct):
     headers: dict[str, Raw]
 
@@ -330,7 +340,7 @@ class _HeadersEnvelope(Struct):
     payload: _Headers
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_envelope = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_headers = msgspec.json.Decoder(_HeadersEnvelope).decode
 
 
@@ -356,7 +366,15 @@ def decode_bytes(data: Raw) -> bytes | bytearray:
         RequestError: ``invalid-payload``, naming the element.
 
     """
-    text = memoryview(data)
+    try:
+        return _decode_bytes(memoryview(data))
+    except RequestError:
+        if _not_utf8(data):  # which msgspec does not see in what it leaves undecoded
+            raise RequestError("invalid-json", "the line is not UTF-8") from None
+        raise
+
+
+def _decode_bytes(text: memoryview) -> bytes | bytearray:
     if len(text) <= SLICE:
         return _decode_slice(text, 0)
     message = bytearray()
@@ -386,18 +404,21 @@ def _decode_slice(text: memoryview | bytes, offset: int) -> bytes:
         numbers = _decode_numbers(text)
         # bytes() checks the range: a third faster than constraints on the decoder's type.
         return bytes(numbers)
-    except msgspec.ValidationError as exc:
-        detail, path = _split(str(exc))
-        index = re.match(r"\[(\d+)\]", path)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        index = re.search(r"`\$\[(\d+)\]", str(exc))
         where = f"payload.data[{int(index[1]) + offset}]" if index else "payload.data"
-        raise RequestError("invalid-payload", f"{where}: {detail}") from None
-    except msgspec.DecodeError:
-        raise RequestError("invalid-payload", "payload.data: expected numbers only") from None
     except (ValueError, OverflowError):
         at = next(i for i, number in enumerate(numbers) if not 0 <= number <= 255)
-        raise RequestError(
-            "invalid-payload", f"payload.data[{at + offset}]: expected an integer 0 to 255"
-        ) from None
+        where = f"payload.data[{at + offset}]"
+    raise RequestError("invalid-payload", f"{where}: expected an array of integers 0 to 255")
+
+
+def _not_utf8(data: bytes | bytearray | Raw) -> bool:
+    try:
+        str(memoryview(data), "utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def decode_id(raw: bytes | Raw) -> Id:
@@ -421,8 +442,9 @@ def too_long(start: bytes | bytearray, limit: int) -> RequestError:
 def _explain(line: bytes | bytearray, exc: Exception) -> RequestError:
     """Turn a failed decoding into the contract's error, reading the line a second time.
 
-    The first decoding stops at the first thing wrong and loses the id. Skipping (``Raw``) checks
-    that all of the line is JSON without building any of it.
+    The first decoding stops at the first thing wrong, loses the id, and tells what was wrong in
+    words that a name chosen by the host can imitate. Leaving values undecoded (``Raw``) checks
+    that all of the line is JSON without building it.
     """
     try:
         _decode_raw(line)
@@ -433,24 +455,50 @@ def _explain(line: bytes | bytearray, exc: Exception) -> RequestError:
             return _explain_surrogates(line, error)
         return RequestError("invalid-json", f"the line is not JSON: {error}")
     try:
-        id = decode_id(_decode_envelope(line).id)
-    except msgspec.ValidationError:
-        return RequestError("invalid-request", "expected an object of id, action and payload")
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return RequestError("invalid-json", f"the line is not UTF-8: {error.reason}", id)
-    detail, path = _split(str(exc))
+        envelope = _decode_envelope(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        envelope = {}
+    id = decode_id(envelope.get("id", b"null"))
+    if _not_utf8(line):
+        return RequestError("invalid-json", "the line is not UTF-8", id)
+    if not envelope:
+        return RequestError("invalid-request", "expected an object of id, action and payload", id)
+    for name in envelope:
+        if name not in ("id", "action", "payload"):
+            return RequestError("invalid-request", f"{name}: unknown field", id)
+    if id is None and bytes(envelope.get("id", b"null")).strip() != b"null":
+        return RequestError("invalid-request", "id: expected a 64-bit integer or a string", id)
+    if "action" not in envelope:
+        return RequestError("invalid-request", "action: missing", id)
+    action = decode_id(envelope["action"])  # a string, or nothing that could be an action
+    if not isinstance(action, str):
+        return RequestError("invalid-request", "action: expected a string", id)
+    if action not in ACTIONS:
+        return RequestError("unknown-action", f"action: there is no {action!r}", id)
+    return RequestError("invalid-payload", _explain_payload(line, str(exc)), id)
+
+
+def _explain_payload(line: bytes | bytearray, message: str) -> str:
+    """Put msgspec's words about a payload as ``path: what is wrong``."""
+    detail, _, path = message.rpartition(" - at `$.")
+    if not detail:
+        detail, path = message, "payload"
+    path = path.rstrip("`")
+    field = re.fullmatch(
+        r"Object (missing required|contains unknown) field `(.*)`", detail, re.DOTALL
+    )
+    if field:
+        path = field[2] if field[2] == "payload" else f"{path}.{field[2]}"
+        detail = "missing" if field[1] == "missing required" else "unknown field"
     if path == "payload.headers[...]":
-        headers = _decode_headers(line).payload.headers
-        name = next(name for name, value in headers.items() if bytes(value)[:1] != b'"')
-        path = f"payload.headers[{msgspec.json.encode(name).decode()}]"
-    if path == "action" and detail.startswith("Invalid value"):
-        return RequestError("unknown-action", f"action: {detail}", id)
-    message = f"{path}: {detail}" if path else detail
-    if re.match(r"payload\b", path):
-        return RequestError("invalid-payload", message, id)
-    return RequestError("invalid-request", message, id)
+        try:
+            headers = _decode_headers(line).payload.headers
+        except msgspec.DecodeError:
+            headers = {}  # given twice, and only one of them is an object
+        for name, value in headers.items():
+            if bytes(value)[:1] != b'"':
+                path = f"payload.headers[{msgspec.json.encode(name).decode()}]"
+    return f"{path}: {detail}"
 
 
 def _explain_surrogates(line: bytes | bytearray, error: Exception) -> RequestError:
@@ -466,7 +514,10 @@ def _explain_surrogates(line: bytes | bytearray, error: Exception) -> RequestErr
     try:
         # Numbers are of no interest, and must neither overflow nor take long.
         value = json.loads(
-            line.decode(errors="replace"), parse_constant=refuse, parse_float=str, parse_int=_int
+            line.decode(errors="replace"),
+            parse_constant=refuse,
+            parse_float=lambda digits: None,
+            parse_int=lambda digits: decode_id(digits.encode()),
         )
     except (ValueError, RecursionError):
         return RequestError("invalid-json", f"the line is not JSON: {error}")
@@ -478,28 +529,12 @@ def _explain_surrogates(line: bytes | bytearray, error: Exception) -> RequestErr
     return RequestError("invalid-json", "a lone surrogate escape is no text", id)
 
 
-def _int(digits: str) -> int | None:
-    number = int(digits) if len(digits) <= 20 else 2**63
-    return number if -(2**63) <= number < 2**63 else None
-
-
 def _is_text(value: str) -> bool:
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _split(message: str) -> tuple[str, str]:
-    """Split msgspec's message into what is wrong and the path of the field it is about."""
-    detail, _, path = message.partition(" - at `$")
-    path = path.rstrip("`").removeprefix(".")
-    field = re.fullmatch(r"Object (missing required|contains unknown) field `(.*)`", detail)
-    if field:
-        path = f"{path}.{field[2]}" if path else field[2]
-        detail = "missing" if field[1] == "missing required" else "unknown field"
-    return detail, path
 
 
 # --- encoding ---------------------------------------------------------------------------------
@@ -509,19 +544,19 @@ encode: Any = _encoder.encode
 encode_into: Any = _encoder.encode_into
 
 
-def encode_answer(id: Id, response: Created | Description) -> bytes:
-    """Encode the answer to a request that succeeded."""
-    return b'{"id":%s,"response":%s}\n' % (encode(id), encode(response))
+def encode_answer(answer: CreateAnswer | DescribeAnswer | ErrorAnswer) -> bytes:
+    """Encode the answer to a request, with its LF."""
+    line: bytes = encode(answer)
+    return line + b"\n"
 
 
 def encode_error(error: RequestError, id: Id) -> bytes:
     """Encode the answer to a request that failed."""
-    failure: bytes = encode(Failure(id, Problem(error.code, error.message)))
-    return failure + b"\n"
+    return encode_answer(ErrorAnswer(id, Problem(error.code, error.message)))
 
 
 def encode_done(id: Id) -> bytes:
-    """Encode the answer ``{}``."""
+    """Encode the answer ``{}``: :class:`DoneAnswer`, written out as it is the most frequent."""
     return b'{"id":%s,"response":{}}\n' % encode(id)
 
 

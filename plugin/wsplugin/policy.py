@@ -151,6 +151,9 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        # Deprecated, and for documentation (RFC 9637): Python knows neither as not global.
+        if ip.is_site_local or ip in ipaddress.ip_network("3fff::/20"):
+            return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 

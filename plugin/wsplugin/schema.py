@@ -4,15 +4,16 @@ from typing import Any, Final
 
 import msgspec
 
-from wsplugin.messages import Answer, Event, Failure, Request
+from wsplugin.messages import CreateAnswer, DescribeAnswer, DoneAnswer, ErrorAnswer, Event, Request
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema() -> dict[str, Any]:
     """Return one schema; ``$defs/HostLine`` and ``$defs/PluginLine`` are the two directions."""
-    (host, answer, failure, event), components = msgspec.json.schema_components(
-        [Request, Answer, Failure, Event], ref_template="#/$defs/{name}"
+    (host, *plugin), components = msgspec.json.schema_components(
+        [Request, DoneAnswer, CreateAnswer, DescribeAnswer, ErrorAnswer, Event],
+        ref_template="#/$defs/{name}",
     )
     definitions = {name: components[name] for name in sorted(components)}
     return {
@@ -22,7 +23,7 @@ def schema() -> dict[str, Any]:
         "anyOf": [{"$ref": "#/$defs/HostLine"}, {"$ref": "#/$defs/PluginLine"}],
         "$defs": {
             "HostLine": host,
-            "PluginLine": {"anyOf": [answer, failure, event]},
+            "PluginLine": {"anyOf": plugin},
             **definitions,
         },
     }

@@ -1,7 +1,7 @@
 """One run of the plugin over a pair of descriptors: the host's stream in, the host's stream out."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from wsplugin.manager import Manager
 from wsplugin.messages import RequestError
@@ -12,11 +12,33 @@ from wsplugin.stdio import CHUNK, Lines, Output, open_input
 FLUSH_TIMEOUT = 0.5
 
 
+def serve(
+    stdin: int, stdout: int, settings: Settings, on_start: Callable[["Session"], None] | None = None
+) -> int:
+    """Run a session on an event loop of its own; return its exit status.
+
+    `on_start` is called with it on the running loop, before the first line.
+    """
+    # Not asyncio.run(), which waits for threads that may be stuck in a name server's silence.
+    loop = asyncio.new_event_loop()
+
+    async def run() -> int:
+        session = Session(stdin, stdout, settings)
+        if on_start is not None:
+            on_start(session)
+        return await session.run()
+
+    try:
+        return loop.run_until_complete(run())
+    finally:
+        loop.close()
+
+
 class Session:
     """Joins input, manager and output; made and used on a running event loop."""
 
     def __init__(self, stdin: int, stdout: int, settings: Settings) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._settings = settings
         self._splitter = Lines(settings.max_line)
         self._lines: Iterator[bytes | bytearray | RequestError] = iter(())
@@ -24,9 +46,7 @@ class Session:
         self._finishing = False
         self._stopped = False
         self._idle = asyncio.Event()
-        self._output = Output(
-            stdout, loop, on_full=self._full, on_drained=self._drained, on_gone=self.stop
-        )
+        self._output = Output(stdout, loop, on_drained=self._drained, on_gone=self.stop)
         self._manager = Manager(settings, self._output, self._idle.set)
         self._input = open_input(stdin, self._feed, loop)
 
@@ -46,6 +66,11 @@ class Session:
         self._output.close()
         return 1 if self._output.gone else 0
 
+    def stop_soon(self) -> None:
+        """Have the event loop call :meth:`stop`: for signal handlers and other threads."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.stop)
+
     def stop(self) -> None:
         """End within two seconds."""
         self._stopped = True
@@ -59,6 +84,9 @@ class Session:
             self._input_ended = True
             self._lines = self._splitter.end()
         self._work()
+        if self._output.full:
+            # Not before: who has something to read reads it once, and takes it in turn.
+            self._input.pause()
 
     def _work(self) -> None:
         """Carry out lines as long as the host takes the answers."""
@@ -74,13 +102,8 @@ class Session:
             self._finishing = True
             self._manager.linger(self._settings.linger)
 
-    def _full(self) -> None:
-        self._input.pause()
-        self._manager.pause()
-
     def _drained(self) -> None:
-        self._manager.resume()
-        if not self._output.full:
-            self._work()
+        self._work()
         if not self._output.full and not self._input_ended:
             self._input.resume()
+        self._manager.resume()

@@ -206,8 +206,9 @@ class Output:
     :meth:`uncork` is flushed there.
 
     :attr:`full` is true from the moment more than :data:`HIGH_WATER` bytes wait until no more
-    than :data:`LOW_WATER` do; `on_full` and `on_drained` tell of the change. `on_gone` is called
-    once when the host has hung up; whatever is written after that is dropped.
+    than :data:`LOW_WATER` do, when `on_drained` is called; meanwhile nobody should add more than
+    what cannot wait. `on_gone` is called once when the host has hung up; whatever is written
+    after that is dropped.
     """
 
     def __init__(
@@ -215,7 +216,6 @@ class Output:
         fd: int,
         loop: asyncio.AbstractEventLoop,
         *,
-        on_full: Callable[[], None],
         on_drained: Callable[[], None],
         on_gone: Callable[[], None],
     ) -> None:
@@ -224,7 +224,6 @@ class Output:
         self.gone = False
         self._fd = fd
         self._loop = loop
-        self._on_full = on_full
         self._on_drained = on_drained
         self._on_gone = on_gone
         self._corked = False
@@ -291,11 +290,8 @@ class Output:
         with self._lock:
             self._queue.append(batch)
             self._queued += len(batch)
-            filled = self._queued > HIGH_WATER and not self.full
-            self.full |= filled
+            self.full = self.full or self._queued > HIGH_WATER
         self._waker.wake()
-        if filled:
-            self._on_full()
 
     async def drain(self) -> None:
         """Wait until all has been written, or the host has gone."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidMessage, PayloadTooBig
-from websockets.frames import BINARY, CLOSE, CONT, PONG, TEXT, CloseCode, Frame
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.streams import StreamReader
@@ -30,6 +30,7 @@ WRITE_HIGH_WATER: Final = 65_536
 # FIN and opcode of whole, uncompressed messages.
 WHOLE_TEXT: Final = 0x81
 WHOLE_BINARY: Final = 0x82
+RSV1: Final = 0x40
 
 
 class UnexpectedStatus(InvalidHandshake):
@@ -64,6 +65,8 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self._encoder = connection.encoder
         assert protocol.max_message_size is not None
         self._max_size: int = protocol.max_message_size
+        # Compression makes what cannot be compressed longer; the library's limit is for frames.
+        self._max_frame = self._max_size + self._max_size // 64 + 1024
         # Received bytes not yet taken are _buffer[_start:_end].
         self._buffer = bytearray(BUFFER)
         self._start = 0
@@ -181,6 +184,9 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
                 self._start = self._end = 0
         finally:
             self._output.uncork()
+        if self._output.full:
+            # Not before: so each server has its one read in turn, whoever filled the output.
+            self.pause_reading()
         if self._lost and (self._deaf or not self._output.full):
             self._finish()
 
@@ -190,7 +196,6 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         start, end = self._start, self._end
         output = self._output
         max_size = self._max_size
-        plain = True
         # The library's parser and one flush for each message would take 2.3 times as long for
         # messages of 100 bytes.
         while not self._deaf and not output.full and end - start >= 2:
@@ -198,25 +203,20 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             length = buffer[start + 1]
             data = start + 2
             if length >= 126:
-                if length == 126:
-                    data += 2
-                elif length == 127:
-                    data += 8
+                if length >= 128:
+                    self._receive_frame(bytes(view[start:data]))  # masked: refused on sight
+                    break
+                data += 2 if length == 126 else 8
                 if data > end:
                     break
-                if length <= 127:
-                    length = int.from_bytes(view[start + 2 : data])
-                # Above: a masked frame, which the library refuses on sight of its header.
+                length = int.from_bytes(view[start + 2 : data])
             stop = data + length
-            plain = head in (WHOLE_TEXT, WHOLE_BINARY) and (
-                length <= max_size and self.protocol.current_size is None
-            )
+            plain = head in (WHOLE_TEXT, WHOLE_BINARY) and self.protocol.current_size is None
+            if length > max_size and not self._may_be_long(head, length):
+                self._fail_size()
+                break
             if stop > end:
-                if length <= max_size and not buffer[start + 1] & 0x80:
-                    break
-                # Too big or masked: the header is enough for the library to fail.
-                stop = data
-                plain = False
+                break
             if not plain:
                 self._receive_frame(bytes(view[start:stop]))
             elif head == WHOLE_TEXT:
@@ -233,13 +233,21 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
                 output.flush()
         self._start, self._end = start, end
 
+    def _may_be_long(self, head: int, length: int) -> bool:
+        """Tell whether a frame may be longer than the longest message, as it is compressed."""
+        compressed = head & RSV1 or head & 0x0F == CONT
+        return bool(self.protocol.extensions) and bool(compressed) and length <= self._max_frame
+
     def _receive_frame(self, data: bytes) -> None:
         """Have the library parse one frame: a control frame, a fragment, compressed, or bad."""
         protocol = self.protocol
         # RFC 6455 section 5.4 lets control frames come between fragments, Close among them; the
         # library refuses a Close there. The unfinished message is lost with the connection.
-        if data[0] & 0x0F == CLOSE:
+        opcode = data[0] & 0x0F
+        if opcode == CLOSE:
             protocol.current_size = None
+        # The library counts control frames against what is left for the message.
+        protocol.max_message_size = None if opcode & 0x08 else self._max_frame
         protocol.receive_data(data)
         for event in protocol.events_received():
             self._process_frame(cast(Frame, event))
@@ -248,7 +256,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             self._stop_keepalive()
             self.flush()
             self._failed(protocol.parser_exc)
-        elif data[0] & 0x0F == 0x09 and self.paused:
+        elif opcode == PING and self.paused:
             # RFC 6455 section 5.5.3: one Pong for the latest Ping is enough. A server that
             # sends Pings and reads nothing gets no more of our memory than that.
             self._pong = protocol.data_to_send()
@@ -272,6 +280,9 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         data = frame.data
         if frame.opcode is not CONT:
             self._message_is_text = frame.opcode is TEXT
+        if len(self._message) + len(data) > self._max_size:
+            self._fail_size()
+            return
         try:
             if not frame.fin:
                 if self._message_is_text:
@@ -305,15 +316,18 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
         self._failed(exc)
 
+    def _fail_size(self) -> None:
+        limit = f"{self._max_size} bytes (--max-message-size)"
+        self.fail(CloseCode.MESSAGE_TOO_BIG, f"longer than {limit}")
+        self.connection.failed("message-too-big", f"a message is longer than {limit}")
+
     def _failed(self, exc: Exception) -> None:
-        match exc:
-            case PayloadTooBig():
-                limit = f"{self._max_size} bytes (--max-message-size)"
-                self.connection.failed("message-too-big", f"a message is longer than {limit}")
-            case UnicodeDecodeError():
-                self.connection.failed("protocol-error", f"invalid UTF-8: {exc.reason}")
-            case _:
-                self.connection.failed("protocol-error", f"the server broke RFC 6455: {exc}")
+        if isinstance(exc, PayloadTooBig):
+            self._fail_size()
+        elif isinstance(exc, UnicodeDecodeError):
+            self.connection.failed("protocol-error", f"invalid UTF-8: {exc.reason}")
+        else:
+            self.connection.failed("protocol-error", f"the server broke RFC 6455: {exc}")
 
     # --- opening handshake ---
 
@@ -391,7 +405,8 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         """Stop reading from the server; what has been read stays in the buffer."""
-        if not self._reading_paused:
+        # Not during the opening handshake: a stopped host must not make it time out.
+        if self.response is not None and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
             if self._ping is not None:
@@ -399,10 +414,10 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
 
     def resume_reading(self) -> None:
         """Take what has been left in the buffer, then read on unless that was too much."""
-        if not self._reading_paused:
+        if not self.connected:
             return
         self._receive()
-        if self._output.full:
+        if self._output.full or not self._reading_paused:
             return
         self._reading_paused = False
         if not self.transport.is_closing():
