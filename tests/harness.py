@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import queue
+import re
 import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,15 +65,17 @@ class Plugin:
 
     def _read_stdout(self) -> None:
         assert self.process.stdout
-        rest = b""
+        parts: list[bytes] = []
         while True:
             self._reading.wait()
             chunk = os.read(self.process.stdout.fileno(), 65536)
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._lines.put(line + b"\n")
+            first, *others = chunk.split(b"\n")
+            parts.append(first)
+            for part in others:
+                self._lines.put(b"".join(parts) + b"\n")
+                parts = [part]
             if not chunk:
-                if rest:
+                if rest := b"".join(parts):
                     self._lines.put(rest)
                 self._lines.put(b"")
                 return
@@ -133,6 +137,16 @@ class Plugin:
         assert (line["payload"]["id"], line["payload"]["name"]) == (id, name), line
         return line["payload"]["payload"]
 
+    def events_to_close(self, id: str) -> list[tuple[str, Any]]:
+        """Read the events of one connection, which must be the only lines, up to its `close`."""
+        events: list[tuple[str, Any]] = []
+        while not events or events[-1][0] != "close":
+            line = self.read()
+            assert line.get("event") == "websocket-event", line
+            assert line["payload"]["id"] == id, line
+            events.append((line["payload"]["name"], line["payload"]["payload"]))
+        return events
+
     def close_stdin(self) -> None:
         """End the plugin's input."""
         assert self.process.stdin
@@ -154,6 +168,23 @@ class Plugin:
             lines.append(json.loads(line))
         return lines, self.wait()
 
+    def memory(self) -> int:
+        """Return the bytes of memory that the process has in use (Linux)."""
+        return self._status("VmRSS")
+
+    def peak_memory(self) -> int:
+        """Return the most that :meth:`memory` has been since :meth:`reset_peak` (Linux)."""
+        return self._status("VmHWM")
+
+    def reset_peak(self) -> None:
+        """Let :meth:`peak_memory` begin anew."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def _status(self, name: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (kib,) = re.findall(rf"{name}:\s+(\d+) kB", status)
+        return int(kib) * 1024
+
     def __enter__(self) -> Self:
         return self
 
@@ -173,6 +204,37 @@ class Plugin:
             if stream:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+class Pool:
+    """Plugins that many tests share, by their options: a start takes a third of a second."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, ...], Plugin] = {}
+
+    @contextlib.contextmanager
+    def lend(self, *options: str) -> Iterator[Plugin]:
+        """Lend a plugin without connections; nothing may be left of them when it is given back."""
+        plugin = self._idle.pop(options, None) or Plugin(*options)
+        try:
+            yield plugin
+            assert plugin.request("app-background", id="end") == {"id": "end", "response": {}}
+        except BaseException:
+            plugin.__exit__(None, None, None)
+            raise
+        self._idle[options] = plugin
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for plugin in self._idle.values():
+            plugin.__exit__(None, None, None)
 
 
 def frame(
@@ -285,6 +347,13 @@ class Peer:
             (size,) = struct.unpack("!Q", self.read_exact(8))
         mask = self.read_exact(4)
         return head, unmask(self.read_exact(size), mask)
+
+    def read_to_close(self) -> list[tuple[int, bytes]]:
+        """Read frames up to the Close frame."""
+        frames = [self.read_frame()]
+        while frames[-1][0] & 0x0F != CLOSE:
+            frames.append(self.read_frame())
+        return frames
 
     def expect_close(self, code: int | None = None, reason: str | None = None) -> bytes:
         """Read frames until the Close frame, check it, and return its payload."""

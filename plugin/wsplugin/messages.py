@@ -16,8 +16,18 @@ PROTOCOL: Final = 1
 
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 """A request's id. None stands for a request without one (JSON ``null`` or absent)."""
+GivenId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str
 
 # --- host to plugin ---------------------------------------------------------------------------
+
+# The grammar of header names and of subprotocols (RFC 9110 section 5.6.2).
+HTTP_TOKEN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
+
+
+def _documented(**schema: Any) -> Meta:
+    # What policy.py checks with better messages, and the schema tells too.
+    return Meta(extra_json_schema=schema)
+
 
 BinaryType = Literal["arraybuffer", "base64"]
 
@@ -25,9 +35,13 @@ BinaryType = Literal["arraybuffer", "base64"]
 class CreatePayload(Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
     """Payload of ``websocket-create``. ``timeout`` is in milliseconds."""
 
-    url: str
-    headers: dict[str, str] = {}
-    protocols: list[str] = []
+    url: Annotated[
+        str, _documented(pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$", format="uri")
+    ]
+    headers: Annotated[dict[str, str], _documented(propertyNames={"pattern": HTTP_TOKEN})] = {}
+    protocols: Annotated[
+        list[Annotated[str, _documented(pattern=HTTP_TOKEN)]], _documented(uniqueItems=True)
+    ] = []
     timeout: Annotated[int, Meta(ge=1, le=3_600_000)] | UnsetType = UNSET
     per_message_deflate: bool = True
     binary_type: BinaryType = "arraybuffer"
@@ -44,12 +58,7 @@ class SendText(
 
 ByteArray = Annotated[
     Raw,
-    Meta(
-        extra_json_schema={
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0, "maximum": 255},
-        }
-    ),
+    _documented(type="array", items={"type": "integer", "minimum": 0, "maximum": 255}),
 ]
 """A JSON array of integers 0 to 255, left undecoded: see :func:`decode_bytes`."""
 
@@ -69,15 +78,29 @@ class SendBase64(
     """Payload of ``websocket-send`` for a binary message given as standard base64."""
 
     id: str
-    data: bytes
+    data: Annotated[
+        bytes,
+        _documented(pattern="^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"),
+    ]
 
 
 class ClosePayload(Struct, forbid_unknown_fields=True, frozen=True):
     """Payload of ``websocket-close``."""
 
     id: str
-    code: int = 1000
-    reason: str = ""
+    code: Annotated[
+        int,
+        _documented(
+            anyOf=[
+                {"minimum": 1000, "maximum": 1003},
+                {"minimum": 1007, "maximum": 1014},
+                {"minimum": 3000, "maximum": 4999},
+            ]
+        ),
+    ] = 1000
+    reason: Annotated[str, _documented(maxLength=123, description="at most 123 bytes of UTF-8")] = (
+        ""
+    )
 
 
 class Nothing(Struct, forbid_unknown_fields=True, frozen=True):
@@ -196,21 +219,21 @@ class Description(Struct, frozen=True):
 class DoneAnswer(Struct, frozen=True):
     """The answer to a request that succeeded and has nothing to tell."""
 
-    id: Id
+    id: GivenId
     response: Nothing
 
 
 class CreateAnswer(Struct, frozen=True):
     """The answer to ``websocket-create``."""
 
-    id: Id
+    id: GivenId
     response: Created
 
 
 class DescribeAnswer(Struct, frozen=True):
     """The answer to ``plugin-describe``."""
 
-    id: Id
+    id: GivenId
     response: Description
 
 
@@ -457,11 +480,11 @@ def _explain(line: bytes | bytearray, exc: Exception) -> RequestError:
     try:
         envelope = _decode_envelope(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        envelope = {}
-    id = decode_id(envelope.get("id", b"null"))
+        envelope = None
+    id = decode_id(envelope.get("id", b"null")) if envelope else None
     if _not_utf8(line):
         return RequestError("invalid-json", "the line is not UTF-8", id)
-    if not envelope:
+    if envelope is None:
         return RequestError("invalid-request", "expected an object of id, action and payload", id)
     for name in envelope:
         if name not in ("id", "action", "payload"):

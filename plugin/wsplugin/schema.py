@@ -4,7 +4,15 @@ from typing import Any, Final
 
 import msgspec
 
-from wsplugin.messages import CreateAnswer, DescribeAnswer, DoneAnswer, ErrorAnswer, Event, Request
+from wsplugin.messages import (
+    PROTOCOL,
+    CreateAnswer,
+    DescribeAnswer,
+    DoneAnswer,
+    ErrorAnswer,
+    Event,
+    Request,
+)
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -15,18 +23,25 @@ def schema() -> dict[str, Any]:
         [Request, DoneAnswer, CreateAnswer, DescribeAnswer, ErrorAnswer, Event],
         ref_template="#/$defs/{name}",
     )
-    definitions = {name: components[name] for name in sorted(components)}
+    definitions = {name: _plain(components[name]) for name in sorted(components)}
     return {
         "$schema": DIALECT,
-        "title": "wsplugin wire contract, protocol 1",
+        "title": f"wsplugin wire contract, protocol {PROTOCOL}",
         "description": "One line of JSON: from the host (HostLine) or to the host (PluginLine).",
         "anyOf": [{"$ref": "#/$defs/HostLine"}, {"$ref": "#/$defs/PluginLine"}],
         "$defs": {
-            "HostLine": host,
+            "HostLine": _plain(host),
             "PluginLine": {"anyOf": plugin},
             **definitions,
         },
     }
+
+
+def _plain(part: Any) -> Any:
+    """Leave out ``discriminator``, which is OpenAPI's and stops strict validators."""
+    if isinstance(part, dict):
+        return {key: _plain(value) for key, value in part.items() if key != "discriminator"}
+    return [_plain(value) for value in part] if isinstance(part, list) else part
 
 
 def schema_text() -> str:

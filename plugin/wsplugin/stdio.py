@@ -58,12 +58,12 @@ class Lines:
         if self._held or len(end) > self._max_line:
             self._hold(end)
             line, self._held = self._held, bytearray()
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(BOM)
         if self._skipping:
             self._skipping = False
             return too_long(line, self._max_line)
-        if self._at_start:
-            self._at_start = False
-            return line.removeprefix(BOM)
         return line
 
     def _hold(self, part: bytes) -> None:

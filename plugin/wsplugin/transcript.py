@@ -42,19 +42,20 @@ Lines, in the order in which things happen:
 
 Lines out are compared as JSON values. What truly varies is written as a placeholder:
 
-``"<text>"``
-    As a whole string: any string. The text inside is an example for readers, and what someone
-    standing in for the plugin writes. ``"<=text>"`` is a string that does have the brackets.
+``<text>``
+    Inside a string: any text there. What is between the brackets is an example for readers, and
+    what someone standing in for the plugin writes. A string that does have brackets is written
+    whole as ``"<=string>"``.
 ``"<more>": ""``
     As a member of an object: any members beyond those written are allowed.
 ``<NAME>``
-    Anywhere in a line in, in options and scripts: the port of that server. Whoever plays a
-    transcript may define further names, such as ``<ca>`` for the file of a certificate authority.
+    In a line in, in options and in scripts: the port of that server. Whoever plays a transcript
+    may define further names, such as ``<ca>`` for the file of a certificate authority.
 """
 
 import re
 import shlex
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NoReturn
 
 import msgspec
@@ -270,7 +271,7 @@ class _Parser:
             self._add(LinesOut(self.number, (line,)))
 
     def _directive(self, name: str, rest: str) -> None:
-        if name in ("@options", "@server") and self._steps:
+        if name in ("@options", "@server") and (self._steps or self._exit_status is not None):
             self._fail(f"{name} comes before everything else")
         match name, rest.split():
             case "@options", _:
@@ -328,11 +329,12 @@ class _Parser:
 # --- placeholders -----------------------------------------------------------------------------
 
 _NAME: Final = r"[a-z][a-z0-9-]*"
+_PLACEHOLDER: Final = re.compile(r"<([^<>]+)>")
 
 
 def substitute(text: str, names: Mapping[str, str]) -> str:
     """Put in the value of every ``<NAME>`` that `names` knows."""
-    return re.sub(f"<({_NAME})>", lambda match: names.get(match[1], match[0]), text)
+    return _PLACEHOLDER.sub(lambda match: names.get(match[1], match[0]), text)
 
 
 def example(value: Any) -> Any:
@@ -340,79 +342,72 @@ def example(value: Any) -> Any:
     match value:
         case dict():
             return {
-                name: example(member) for name, member in value.items() if not _is_placeholder(name)
+                name: example(member)
+                for name, member in value.items()
+                if not _PLACEHOLDER.fullmatch(name)
             }
         case list():
             return [example(element) for element in value]
-        case str() if _is_placeholder(value):
-            return value[1:-1].removeprefix("=")
+        case str() if _is_exact(value):
+            return value[2:-1]
+        case str():
+            return _PLACEHOLDER.sub(lambda match: match[1], value)
         case _:
             return value
 
 
-def difference(
-    expected: Any, received: Any, names: Container[str] = (), path: str = ""
-) -> str | None:
-    """Say where `received` is not what `expected` says; None if it is.
+def difference(expected: Any, received: Any, path: str = "") -> str | None:
+    """Say where `received` is not what `expected`, with its placeholders, says; None if it is.
 
     Args:
         expected: a JSON value, with placeholders.
         received: a JSON value.
-        names: what may stand as ``<NAME>`` inside a string, for any text there.
-        path: of the value, for the message.
+        path: where in the line the two are, for the message.
 
     """
     match expected, received:
         case dict(), dict():
-            return _object_difference(expected, received, names, path)
+            return _object_difference(expected, received, path)
         case list(), list() if len(expected) == len(received):
             for index, pair in enumerate(zip(expected, received, strict=True)):
-                if found := difference(*pair, names, f"{path}[{index}]"):
+                if found := difference(*pair, f"{path}[{index}]"):
                     return found
             return None
-        case str(), str() if _matches(expected, received, names):
+        case str(), str() if _matches(expected, received):
             return None
-        # Without bool, which Python takes for an int.
-        case int() | float() | None, _ if type(expected) is type(received):
+        # Python takes True for 1, and 1.0 for 1.
+        case ((int() | float() | None), _) if type(expected) is type(received):
             if expected == received:
                 return None
     return f"{path or 'the line'}: expected {_show(expected)}, not {_show(received)}"
 
 
-def _object_difference(
-    expected: dict[str, Any], received: dict[str, Any], names: Container[str], path: str
-) -> str | None:
-    open_ended = False
+def _object_difference(expected: dict[str, Any], received: dict[str, Any], path: str) -> str | None:
+    more = False
     for name, value in expected.items():
-        if _is_placeholder(name):
-            open_ended = True
-            continue
         where = f"{path}.{name}" if path else name
-        if name not in received:
+        if _PLACEHOLDER.fullmatch(name):
+            more = True
+        elif name not in received:
             return f"{where}: missing, expected {_show(value)}"
-        if found := difference(value, received[name], names, where):
+        elif found := difference(value, received[name], where):
             return found
     for name, value in received.items():
-        if name not in expected and not open_ended:
-            return f"{path}.{name}: not expected, but is {_show(value)}".removeprefix(".")
+        if name not in expected and not more:
+            where = f"{path}.{name}" if path else name
+            return f"{where}: not expected, but is {_show(value)}"
     return None
 
 
-def _matches(expected: str, received: str, names: Container[str]) -> bool:
-    if _is_placeholder(expected):
-        return expected[1] != "=" or received == expected[2:-1]
-    if expected == received:
-        return True
-    parts = re.split(f"<({_NAME})>", expected)
-    pattern = "".join(
-        re.escape(part) if not index % 2 else ".*" if part in names else re.escape(f"<{part}>")
-        for index, part in enumerate(parts)
-    )
-    return re.fullmatch(pattern, received, re.DOTALL) is not None
+def _matches(expected: str, received: str) -> bool:
+    if _is_exact(expected):
+        return expected[2:-1] == received
+    literals = _PLACEHOLDER.split(expected)[::2]
+    return re.fullmatch(".*".join(map(re.escape, literals)), received, re.DOTALL) is not None
 
 
-def _is_placeholder(text: str) -> bool:
-    return len(text) > 2 and text.startswith("<") and text.endswith(">")
+def _is_exact(text: str) -> bool:
+    return text.startswith("<=") and text.endswith(">")
 
 
 def _show(value: Any) -> str:

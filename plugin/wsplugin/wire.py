@@ -156,13 +156,16 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return room for the next read (``asyncio.BufferedProtocol``)."""
-        size = len(self._buffer)
         rest = self._end - self._start
+        size = len(self._buffer)
         if not rest and size == BUFFER:
             self._start = self._end = 0
-        elif self._end == size or size > BUFFER > 2 * rest:
+        elif self._end == size or size > 4 * max(rest, BUFFER):
             # A frame longer than the buffer: grow as its bytes come, not as its header claims.
-            buffer = bytearray(2 * size) if rest > size // 2 else bytearray(BUFFER)
+            room = BUFFER
+            while room < 2 * rest:
+                room *= 2
+            buffer = bytearray(room)
             buffer[:rest] = memoryview(self._buffer)[self._start : self._end]
             self._buffer, self._start, self._end = buffer, 0, rest
         return memoryview(self._buffer)[self._end :]
@@ -209,7 +212,11 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
                 data += 2 if length == 126 else 8
                 if data > end:
                     break
+                shortest = 126 if length == 126 else 65536
                 length = int.from_bytes(view[start + 2 : data])
+                if length < shortest:
+                    self._fail_protocol("a length that is not minimally encoded")
+                    break
             stop = data + length
             plain = head in (WHOLE_TEXT, WHOLE_BINARY) and self.protocol.current_size is None
             if length > max_size and not self._may_be_long(head, length):
@@ -328,6 +335,10 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             self.connection.failed("protocol-error", f"invalid UTF-8: {exc.reason}")
         else:
             self.connection.failed("protocol-error", f"the server broke RFC 6455: {exc}")
+
+    def _fail_protocol(self, why: str) -> None:
+        self.fail(CloseCode.PROTOCOL_ERROR, why)
+        self.connection.failed("protocol-error", f"the server broke RFC 6455: {why}")
 
     # --- opening handshake ---
 

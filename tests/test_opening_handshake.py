@@ -1,0 +1,592 @@
+"""The opening handshake with servers that answer oddly, badly, slowly or not at all.
+
+RFC 6455 section 4 says what a client must accept and refuse. What is asked of the server is
+tested here too; what the host may ask for is tested with the policy.
+"""
+
+import base64
+import re
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from harness import CLOSE, TEXT, Listener, Peer, Plugin, Pool, close_frame, frame
+
+SLACK = 1.5
+"""Seconds that a bound of the contract may be exceeded by, for the machine's sake."""
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool() as pool:
+        yield pool
+
+
+@pytest.fixture
+def plugin(pool: Pool) -> Iterator[Plugin]:
+    with pool.lend() as plugin:
+        yield plugin
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Listener]:
+    with Listener() as listener:
+        yield listener
+
+
+def expect_error(plugin: Plugin, id: str, code: str) -> Any:
+    """Read the `error` and the `close` event of a connection that never opened."""
+    (error, why), (close, end) = plugin.events_to_close(id)
+    assert (error, close) == ("error", "close")
+    assert why["code"] == code
+    assert why["errMsg"]
+    assert end == {"code": 1006, "reason": end["reason"], "cause": "failure"}
+    assert end["reason"]
+    return why
+
+
+def refuse(plugin: Plugin, server: Listener, response: bytes, **options: Any) -> Any:
+    """Answer the request; return the `error` event, after which TCP must have ended."""
+    id = plugin.create(server.url, **options)
+    with server.accept() as peer:
+        peer.read_request()
+        peer.send(response)
+        error = expect_error(plugin, id, "handshake-failed")
+        peer.expect_end()
+    return error
+
+
+def end_open(plugin: Plugin, id: str, peer: Peer) -> None:
+    """Show that a connection is open, and end it."""
+    peer.send(frame(TEXT, b"hello") + close_frame(4000))
+    assert plugin.event(id, "message")["data"] == "hello"
+    peer.expect_close(4000)
+    peer.close()
+    assert plugin.event(id, "close")["code"] == 4000
+
+
+# --- what the server is asked ---
+
+
+def test_request(plugin: Plugin, server: Listener) -> None:
+    url = f"{server.url}path/to?q=1&r=%20"
+    id = plugin.create(url, headers={"X-Own": "a"}, protocols=["b", "a"])
+    with server.accept() as peer:
+        head, *lines = peer.read_request().decode().split("\r\n")
+    assert head == "GET /path/to?q=1&r=%20 HTTP/1.1"
+    fields = dict(line.lower().split(": ", 1) for line in lines)
+    assert len(fields) == len(lines)
+    assert fields["host"] == f"127.0.0.1:{server.port}"
+    assert fields["upgrade"] == "websocket"
+    assert fields["connection"] == "upgrade"
+    assert fields["sec-websocket-version"] == "13"
+    assert fields["sec-websocket-protocol"] == "b, a"
+    assert fields["content-type"] == "application/json"
+    assert re.fullmatch(r"wsplugin/\d+\.\d+.*", fields["user-agent"])
+    assert fields["x-own"] == "a"
+    assert "origin" not in fields
+    expect_error(plugin, id, "network-error")
+
+
+def test_keys_are_random(plugin: Plugin, server: Listener) -> None:
+    keys = set()
+    for _ in range(10):
+        id = plugin.create(server.url)
+        with server.accept() as peer:
+            peer.read_request()
+            keys.add(peer.header("Sec-WebSocket-Key"))
+        expect_error(plugin, id, "network-error")
+    assert len(keys) == 10
+    assert all(key and len(base64.b64decode(key)) == 16 for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("headers", "name", "value"),
+    [
+        ({}, "Content-Type", "application/json"),
+        ({"content-TYPE": "text/plain"}, "Content-Type", "text/plain"),
+        ({"user-agent": "mine"}, "User-Agent", "mine"),
+        ({"Authorization": "Bearer x"}, "Authorization", "Bearer x"),
+        ({"Origin": "https://example.com"}, "Origin", "https://example.com"),
+        ({"X-Latin": "é ÿ"}, "X-Latin", "é ÿ"),
+        ({"X-Empty": ""}, "X-Empty", ""),
+    ],
+)
+def test_headers_of_the_host(
+    plugin: Plugin, server: Listener, headers: dict[str, str], name: str, value: str
+) -> None:
+    id = plugin.create(server.url, headers=headers)
+    with server.accept() as peer:
+        request = peer.read_request().decode("latin-1").lower()
+        assert peer.header(name) == value
+        assert request.count(f"\r\n{name.lower()}:") == 1
+    expect_error(plugin, id, "network-error")
+
+
+def test_no_protocols(plugin: Plugin, server: Listener) -> None:
+    for options in ({}, {"protocols": []}):
+        id = plugin.create(server.url, **options)
+        with server.accept() as peer:
+            peer.read_request()
+            assert peer.header("Sec-WebSocket-Protocol") is None
+        expect_error(plugin, id, "network-error")
+
+
+# --- other responses than 101 ---
+
+
+@pytest.mark.parametrize(
+    "status",
+    [200, 201, 204, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 407, 426, 429, 500, 503, 599],
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\r\n",
+        b"Content-Length: 0\r\n\r\n",
+        b"Content-Length: 5\r\n\r\nsorry",
+        b"Content-Length: 1000000\r\n\r\nnever all of it",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nsor",
+        b"\r\nno end in sight",
+    ],
+)
+def test_status(plugin: Plugin, server: Listener, status: int, body: bytes) -> None:
+    """Told at once, whether or not the server fulfils what it announces or ends TCP."""
+    response = b"HTTP/1.1 %d Because\r\nX-Why: secret\r\n%s" % (status, body)
+    error = refuse(plugin, server, response)
+    assert error["status"] == status
+    assert error["headers"]["x-why"] == "secret"
+    # What a server says may repeat what it was sent.
+    assert "secret" not in error["errMsg"]
+    assert str(status) in error["errMsg"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(plugin: Plugin, server: Listener, status: int) -> None:
+    with Listener() as other:
+        response = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}\r\n\r\n"
+        error = refuse(plugin, server, response.encode())
+        assert error["status"] == status
+        assert error["headers"]["location"] == other.url
+        for listener in (server, other):
+            listener.sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listener.sock.accept()
+            listener.sock.settimeout(20)
+
+
+def test_headers_of_a_refusal(plugin: Plugin, server: Listener) -> None:
+    response = (
+        b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nwww-authenticate: Bearer\r\n"
+        b"Set-Cookie: a=1; Path=/\r\nset-cookie: b=2\r\nX-Latin: \xe9\r\nX-Empty:\r\n\r\n"
+    )
+    assert refuse(plugin, server, response)["headers"] == {
+        "www-authenticate": "Basic, Bearer",
+        "set-cookie": "a=1; Path=/\nb=2",
+        "x-latin": "é",
+        "x-empty": "",
+    }
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+def test_refusal_and_end_of_tcp(plugin: Plugin, server: Listener, slowly: bool) -> None:
+    id = plugin.create(server.url)
+    with server.accept() as peer:
+        peer.read_request()
+        response = b"HTTP/1.0 403 Forbidden\r\n\r\nno"
+        if slowly:
+            peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in response[:-2]:
+                peer.send(bytes([byte]))
+        else:
+            peer.send(response)
+    assert expect_error(plugin, id, "handshake-failed")["status"] == 403
+
+
+# --- 101, but not a WebSocket handshake (section 4.1) ---
+
+UPGRADE, CONNECTION = "Upgrade: websocket", "Connection: Upgrade"
+
+NO_HANDSHAKE = {
+    "no Upgrade": (CONNECTION, "{accept}"),
+    "no Connection": (UPGRADE, "{accept}"),
+    "no accept key": (UPGRADE, CONNECTION),
+    "nothing": (),
+    "another Upgrade": ("Upgrade: h2c", CONNECTION, "{accept}"),
+    "two Upgrades": (UPGRADE, "Upgrade: h2c", CONNECTION, "{accept}"),
+    "a list of Upgrades": ("Upgrade: websocket, h2c", CONNECTION, "{accept}"),
+    "Connection: close": (UPGRADE, "Connection: close", "{accept}"),
+    "Connection: keep-alive": (UPGRADE, "Connection: keep-alive", "{accept}"),
+    "wrong accept key": (UPGRADE, CONNECTION, "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+    "empty accept key": (UPGRADE, CONNECTION, "Sec-WebSocket-Accept:"),
+    "the key itself": (UPGRADE, CONNECTION, "Sec-WebSocket-Accept: {key}"),
+    "the accept key in lower case": (UPGRADE, CONNECTION, "{lower}"),
+    "two accept keys": (UPGRADE, CONNECTION, "{accept}", "{accept}"),
+    "a subprotocol not asked for": (UPGRADE, CONNECTION, "{accept}", "Sec-WebSocket-Protocol: c"),
+    "two subprotocols": (UPGRADE, CONNECTION, "{accept}", "Sec-WebSocket-Protocol: a, b"),
+    "a subprotocol in another case": (UPGRADE, CONNECTION, "{accept}", "Sec-WebSocket-Protocol: A"),
+    "an unknown extension": (UPGRADE, CONNECTION, "{accept}", "Sec-WebSocket-Extensions: foo"),
+    "an unknown extension too": (
+        *(UPGRADE, CONNECTION, "{accept}"),
+        "Sec-WebSocket-Extensions: permessage-deflate, foo",
+    ),
+    "an extension twice": (
+        *(UPGRADE, CONNECTION, "{accept}"),
+        "Sec-WebSocket-Extensions: permessage-deflate, permessage-deflate",
+    ),
+    **{
+        f"permessage-deflate with {parameters}": (
+            *(UPGRADE, CONNECTION, "{accept}"),
+            f"Sec-WebSocket-Extensions: permessage-deflate; {parameters}",
+        )
+        for parameters in (
+            "unknown",
+            "server_max_window_bits",
+            "server_max_window_bits=7",
+            "server_max_window_bits=16",
+            "server_max_window_bits=010",
+            "client_max_window_bits",
+            "client_max_window_bits=7",
+            "client_max_window_bits=x",
+            "server_no_context_takeover=1",
+            "server_no_context_takeover; server_no_context_takeover",
+        )
+    },
+    "broken extensions": (UPGRADE, CONNECTION, "{accept}", "Sec-WebSocket-Extensions: ;=,"),
+    "broken subprotocol": (UPGRADE, CONNECTION, "{accept}", "Sec-WebSocket-Protocol: a b"),
+    "broken Connection": (UPGRADE, "Connection: Up grade", "{accept}"),
+}
+
+
+def answer(peer: Peer, lines: tuple[str, ...], status: str = "HTTP/1.1 101 OK") -> None:
+    """Send a response to the request read, with the right accept key for its placeholder."""
+    right = re.search(r"Sec-WebSocket-Accept: (.*)\r\n", peer.response().decode())
+    assert right
+    values = {
+        "accept": f"Sec-WebSocket-Accept: {right[1]}",
+        "key": peer.header("Sec-WebSocket-Key"),
+        "lower": f"Sec-WebSocket-Accept: {right[1].lower()}",
+    }
+    text = "".join(f"{line}\r\n" for line in (status, *lines, ""))
+    peer.send(text.format(**values).encode("latin-1"))
+
+
+@pytest.mark.parametrize("lines", NO_HANDSHAKE.values(), ids=NO_HANDSHAKE)
+def test_no_handshake(plugin: Plugin, server: Listener, lines: tuple[str, ...]) -> None:
+    """The plugin ends TCP; the server need not."""
+    id = plugin.create(server.url, protocols=["a", "b"])
+    with server.accept() as peer:
+        peer.read_request()
+        answer(peer, lines)
+        error = expect_error(plugin, id, "handshake-failed")
+        peer.expect_end()
+    assert "status" not in error
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/2", "HTTP/1.2", "http/1.1", "ICY", "HTTP"])
+def test_other_versions_of_http(plugin: Plugin, server: Listener, protocol: str) -> None:
+    id = plugin.create(server.url)
+    with server.accept() as peer:
+        peer.read_request()
+        answer(peer, (UPGRADE, CONNECTION, "{accept}"), f"{protocol} 101 Switching Protocols")
+        expect_error(plugin, id, "handshake-failed")
+        peer.expect_end()
+
+
+def test_extension_not_offered(plugin: Plugin, server: Listener) -> None:
+    id = plugin.create(server.url, perMessageDeflate=False)
+    with server.accept() as peer:
+        peer.handshake("Sec-WebSocket-Extensions: permessage-deflate")
+        expect_error(plugin, id, "handshake-failed")
+
+
+def test_subprotocol_not_offered(plugin: Plugin, server: Listener) -> None:
+    id = plugin.create(server.url)
+    with server.accept() as peer:
+        peer.handshake("Sec-WebSocket-Protocol: a")
+        expect_error(plugin, id, "handshake-failed")
+
+
+# --- what is no HTTP at all ---
+
+GARBAGE = {
+    "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+    "zeros": bytes(10_000),
+    "high bytes": b"\xff" * 10_000,
+    "line feeds": b"\n" * 1000,
+    "frames": frame(TEXT, b"hello") + b"\r\n\r\n",
+    "TLS alert": b"\x15\x03\x03\x00\x02\x02\x28\r\n\r\n",
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "a status that is no number": b"HTTP/1.1 OK 101\r\n\r\n",
+    "status 99": b"HTTP/1.1 99 Low\r\n\r\n",
+    "status 1010": b"HTTP/1.1 1010 High\r\n\r\n",
+    "lines that end with LF alone": b"HTTP/1.1 101 OK\nUpgrade: websocket\n\n",
+    "a field without colon": b"HTTP/1.1 101 OK\r\nUpgrade\r\n\r\n",
+    "a field without name": b"HTTP/1.1 101 OK\r\n: websocket\r\n\r\n",
+    "a blank in a name": b"HTTP/1.1 101 OK\r\nUp grade: websocket\r\n\r\n",
+    "a folded field": b"HTTP/1.1 101 OK\r\nX-Folded: a\r\n b\r\n\r\n",
+    "a control character in a value": b"HTTP/1.1 101 OK\r\nX-Bell: \x07\r\n\r\n",
+    "a bare CR in a value": b"HTTP/1.1 101 OK\r\nX-Bare: a\rb\r\n\r\n",
+    "a status line without end": b"HTTP/1.1 101 " + b"a" * 100_000,
+    "a long status line": b"HTTP/1.1 101 " + b"a" * 100_000 + b"\r\n\r\n",
+    "a field without end": b"HTTP/1.1 101 OK\r\nX-Long: " + b"a" * 100_000,
+    "a long field": b"HTTP/1.1 101 OK\r\nX-Long: " + b"a" * 100_000 + b"\r\n\r\n",
+    "many fields": b"HTTP/1.1 101 OK\r\n" + b"a: b\r\n" * 5000 + b"\r\n",
+    "fields without end": b"HTTP/1.1 403 No\r\n" + b"a: b\r\n" * 5000,
+}
+
+
+@pytest.mark.parametrize("response", GARBAGE.values(), ids=GARBAGE)
+def test_garbage(plugin: Plugin, server: Listener, response: bytes) -> None:
+    refuse(plugin, server, response)
+
+
+# --- what is accepted ---
+
+ACCEPTED = {
+    "in lower case": ("upgrade: websocket", "connection: upgrade", "{accept}"),
+    "in upper case": ("UPGRADE: WEBSOCKET", "CONNECTION: UPGRADE", "{accept}"),
+    "among other options": (UPGRADE, "Connection: keep-alive, Upgrade", "{accept}"),
+    "in two fields": (UPGRADE, "Connection: keep-alive", "Connection: upgrade", "{accept}"),
+    "blanks": ("Upgrade:websocket", "Connection: \t Upgrade \t", "{accept}"),
+    "no reason phrase": (UPGRADE, CONNECTION, "{accept}"),
+    "a subprotocol": (UPGRADE, CONNECTION, "{accept}", "Sec-WebSocket-Protocol: b"),
+    "many fields": (UPGRADE, CONNECTION, "{accept}", *(f"X-{n}: {n}" for n in range(100))),
+    "a long field": (UPGRADE, CONNECTION, "{accept}", "X-Long: " + "a" * 8000),
+}
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted(plugin: Plugin, server: Listener, name: str, slowly: bool) -> None:
+    id = plugin.create(server.url, protocols=["a", "b"])
+    with server.accept() as peer:
+        peer.read_request()
+        if slowly:
+            send, peer.send = peer.send, lambda data: [send(bytes([b])) for b in data][0]  # type: ignore[method-assign]
+            peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        status = "HTTP/1.1 101 " if name == "no reason phrase" else "HTTP/1.1 101 OK"
+        answer(peer, ACCEPTED[name], status)
+        headers = plugin.event(id, "open")["headers"]
+        assert headers["upgrade"].lower() == "websocket"
+        assert headers.get("sec-websocket-protocol") == ("b" if "protocol" in name else None)
+        end_open(plugin, id, peer)
+
+
+def test_fields_of_the_open_event(plugin: Plugin, server: Listener) -> None:
+    """Names in lower case, repeated fields joined, `set-cookie` by a line feed."""
+    id = plugin.create(server.url)
+    with server.accept() as peer:
+        peer.handshake(
+            *("X-One: 1", "x-two: a", "X-TWO: b", "X-Two: c", "X-Empty:", "X-Latin: \xe9\xff"),
+            *("Set-Cookie: a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT", "set-cookie: b=2"),
+        )
+        headers = plugin.event(id, "open")["headers"]
+        assert re.fullmatch(r"[0-9A-Za-z+/]{27}=", headers.pop("sec-websocket-accept"))
+        assert headers == {
+            "upgrade": "websocket",
+            "connection": "Upgrade",
+            "x-one": "1",
+            "x-two": "a, b, c",
+            "x-empty": "",
+            "x-latin": "\xe9\xff",
+            "set-cookie": "a=1; Expires=Wed, 21 Oct 2026 07:28:00 GMT\nb=2",
+        }
+        end_open(plugin, id, peer)
+
+
+@pytest.mark.parametrize("split", range(1, 12))
+def test_messages_with_the_response(plugin: Plugin, server: Listener, split: int) -> None:
+    """The first messages come in one piece with the response, cut anywhere near its end."""
+    id = plugin.create(server.url)
+    with server.accept() as peer:
+        peer.read_request()
+        data = peer.response() + frame(TEXT, b"one") + frame(TEXT, b"two")
+        at = data.index(b"\r\n\r\n") - 2 + split
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.send(data[:at])
+        peer.send(data[at:])
+        plugin.event(id, "open")
+        assert plugin.event(id, "message")["data"] == "one"
+        assert plugin.event(id, "message")["data"] == "two"
+        end_open(plugin, id, peer)
+
+
+def test_ipv6(plugin: Plugin) -> None:
+    with Listener("::1") as server:
+        id = plugin.create(server.url)
+        with server.accept() as peer:
+            peer.handshake()
+            assert peer.header("Host") == f"[::1]:{server.port}"
+            plugin.event(id, "open")
+            end_open(plugin, id, peer)
+
+
+def test_localhost(plugin: Plugin, server: Listener) -> None:
+    """A name; whichever address refuses, another is tried."""
+    id = plugin.create(f"ws://localhost:{server.port}/")
+    with server.accept() as peer:
+        peer.handshake()
+        assert peer.header("Host") == f"localhost:{server.port}"
+        plugin.event(id, "open")
+        end_open(plugin, id, peer)
+
+
+# --- the end comes first ---
+
+
+def test_refused_port(plugin: Plugin) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        id = plugin.create(f"ws://127.0.0.1:{port}/?token=secret")
+        error = expect_error(plugin, id, "network-error")
+    assert "refused" in error["errMsg"]
+    assert "secret" not in error["errMsg"]
+
+
+def test_name_that_does_not_exist(plugin: Plugin) -> None:
+    id = plugin.create("wss://no-such-name.invalid/")
+    expect_error(plugin, id, "network-error")
+
+
+HALF = {
+    "nothing": (b"", "network-error"),
+    "one byte": (b"H", "handshake-failed"),
+    "half a status line": (b"HTTP/1.1 10", "handshake-failed"),
+    "half a head": (b"HTTP/1.1 101 OK\r\nUpgrade: web", "handshake-failed"),
+    "all but the last byte": (b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\n\r", "handshake-failed"),
+}
+
+
+@pytest.mark.parametrize(("data", "code"), HALF.values(), ids=HALF)
+def test_end_of_tcp(plugin: Plugin, server: Listener, data: bytes, code: str) -> None:
+    id = plugin.create(server.url)
+    with server.accept() as peer:
+        peer.read_request()
+        peer.send(data)
+    assert "status" not in expect_error(plugin, id, code)
+
+
+def test_end_of_tcp_before_the_request(plugin: Plugin, server: Listener) -> None:
+    id = plugin.create(server.url)
+    peer = server.accept()
+    peer.sock.shutdown(socket.SHUT_RDWR)
+    peer.close()
+    expect_error(plugin, id, "network-error")
+
+
+@pytest.mark.parametrize("data", [b"", b"HTTP/1.1 101 OK\r\nUpgrade: web"])
+def test_reset(plugin: Plugin, server: Listener, data: bytes) -> None:
+    id = plugin.create(server.url)
+    peer = server.accept()
+    peer.read_request()
+    peer.send(data)
+    if data:
+        # A reset may destroy what has been sent before it: let it be read first.
+        assert "response" in plugin.request("plugin-describe")
+    peer.reset()
+    assert "reset" in expect_error(plugin, id, "network-error")["errMsg"]
+
+
+# --- silence ---
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"H", b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\n"],
+    ids=["nothing", "a byte", "half"],
+)
+@pytest.mark.parametrize("by", ["payload", "option"])
+def test_silence(pool: Pool, server: Listener, data: bytes, by: str) -> None:
+    options = ("--open-timeout", "0.2") if by == "option" else ()
+    with pool.lend(*options) as plugin:
+        start = time.monotonic()
+        id = plugin.create(server.url, **({"timeout": 200} if by == "payload" else {}))
+        with server.accept() as peer:
+            peer.read_request()
+            peer.send(data)
+            error = expect_error(plugin, id, "open-timeout")
+            assert 0.2 <= time.monotonic() - start < 0.2 + SLACK
+            assert "0.2" in error["errMsg"]
+            peer.expect_end()
+
+
+def test_timeout_of_the_payload_goes_before_the_option(pool: Pool, server: Listener) -> None:
+    with pool.lend("--open-timeout", "0.2") as plugin:
+        id = plugin.create(server.url, timeout=60_000)
+        with server.accept() as peer:
+            peer.read_request()
+            # Another connection's timeout has passed meanwhile.
+            other = plugin.create(server.url)
+            with server.accept():
+                expect_error(plugin, other, "open-timeout")
+            peer.send(peer.response())
+            plugin.event(id, "open")
+            end_open(plugin, id, peer)
+
+
+def test_an_answer_without_end(plugin: Plugin, server: Listener) -> None:
+    """A byte now and then does not prolong the time."""
+    id = plugin.create(server.url, timeout=300)
+    start = time.monotonic()
+    with server.accept() as peer:
+        peer.read_request()
+        peer.sock.settimeout(0.02)
+        try:
+            for byte in b"HTTP/1.1 101 OK\r\nX-Slow: " + b"a" * 1000:
+                peer.send(bytes([byte]))
+                try:
+                    if not peer.sock.recv(1):
+                        break
+                except TimeoutError:
+                    pass
+        except ConnectionError:
+            pass
+        assert time.monotonic() - start < 0.3 + SLACK
+    expect_error(plugin, id, "open-timeout")
+
+
+def test_a_port_that_never_accepts(plugin: Plugin) -> None:
+    """Linux leaves the TCP handshake unanswered while a backlog is full."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        port = sock.getsockname()[1]
+        fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+            fillers.append(filler)
+        id = plugin.create(f"ws://127.0.0.1:{port}/", timeout=200)
+        expect_error(plugin, id, "open-timeout")
+        for filler in fillers:
+            filler.close()
+
+
+def test_open_timeout_ends_with_the_handshake(plugin: Plugin, server: Listener) -> None:
+    """A connection that is open has all the time in the world."""
+    id = plugin.create(server.url, timeout=200)
+    with server.accept() as peer:
+        peer.handshake()
+        plugin.event(id, "open")
+        other = plugin.create(server.url, timeout=300)
+        with server.accept():
+            expect_error(plugin, other, "open-timeout")
+        end_open(plugin, id, peer)
+
+
+def test_failures_leave_the_plugin_as_it_was(plugin: Plugin, server: Listener) -> None:
+    """Every refusal gives its place back."""
+    for n in range(30):
+        refuse(plugin, server, b"HTTP/1.1 500 Oops\r\n\r\n" if n % 2 else b"\0")
+    id, peer = server.open(plugin)
+    with peer:
+        plugin.send({"action": "websocket-close", "payload": {"id": id}})
+        assert peer.read_frame()[0] == 0x80 | CLOSE
+        peer.send(close_frame(1000))
+    plugin.event(id, "close")

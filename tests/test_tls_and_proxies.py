@@ -1,0 +1,637 @@
+"""TLS and proxies: what is trusted, what goes through which proxy, and what each failure is called.
+
+Proxies are played by hand on the loopback, and behind one the test goes on as the server. As
+nothing for the loopback itself goes through a proxy, the servers behind it are only names.
+"""
+
+import base64
+import contextlib
+import os
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from harness import CLOSE, TEXT, TIMEOUT, Listener, Peer, Plugin, close_frame, frame
+
+# --- TLS --------------------------------------------------------------------------------------
+
+
+class Authority:
+    """A certificate authority with its file for ``--ca-file``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ca = trustme.CA()
+        self.file = str(directory / "ca.pem")
+        self.ca.cert_pem.write_to_path(self.file)
+
+    def context(self, *names: str, **options: Any) -> ssl.SSLContext:
+        """Return what a server with a certificate for `names` needs."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.ca.issue_cert(*names, **options).configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="module", name="authority")
+def _authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module", name="stranger")
+def _stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("stranger"))
+
+
+def secure(peer: Peer, context: ssl.SSLContext) -> Peer:
+    """Perform the server's side of the TLS handshake."""
+    return Peer(context.wrap_socket(peer.sock, server_side=True))
+
+
+@contextlib.contextmanager
+def tls_server(act: Callable[[Peer], None]) -> Iterator[Listener]:
+    """Let `act` play the server of the next connection, from its first byte, on a thread."""
+
+    def serve() -> None:
+        with listener.accept() as peer, contextlib.suppress(OSError, EOFError):
+            act(peer)
+
+    with Listener() as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener
+        thread.join(TIMEOUT)
+
+
+def failure(plugin: Plugin, url: str, **options: Any) -> tuple[str, str]:
+    """Create a connection that fails; return code and errMsg of its error."""
+    id = plugin.create(url, **options)
+    error = plugin.event(id, "error")
+    close = plugin.event(id, "close")
+    assert (close["code"], close["cause"]) == (1006, "failure")
+    assert close["reason"]
+    return error["code"], error["errMsg"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "LOCALHOST", "127.1"])
+def test_conversation_over_tls(authority: Authority, host: str) -> None:
+    context = authority.context("localhost", "127.0.0.1")
+    with Listener() as listener, Plugin("--ca-file", authority.file) as plugin:
+        id = plugin.create(f"wss://{host}:{listener.port}/")
+        with secure(listener.accept(), context) as peer:
+            peer.handshake("X-A: 1", glued=frame(TEXT, b"first"))
+            assert plugin.event(id, "open")["headers"]["x-a"] == "1"
+            assert plugin.event(id, "message")["data"] == "first"
+            big = "0123456789" * 100_000
+            plugin.send(
+                {
+                    "id": 1,
+                    "action": "websocket-send",
+                    "payload": {"id": id, "type": "text", "data": big},
+                }
+            )
+            assert peer.read_frame() == (0x80 | TEXT, big.encode())
+            assert plugin.read() == {"id": 1, "response": {}}
+            peer.send(frame(TEXT, big.encode()))
+            assert plugin.event(id, "message")["data"] == big
+            plugin.request("websocket-close", {"id": id, "code": 4000, "reason": "bye"})
+            peer.expect_close(4000, "bye")
+            peer.send(close_frame(4000, "bye"))
+        assert plugin.event(id, "close") == {"code": 4000, "reason": "bye", "cause": "host"}
+
+
+def test_server_name_indication(authority: Authority) -> None:
+    names = []
+    context = authority.context("localhost")
+    context.sni_callback = lambda sock, name, context: names.append(name)
+    with tls_server(lambda peer: secure(peer, context).handshake()) as listener:
+        with Plugin("--ca-file", authority.file) as plugin:
+            plugin.event(plugin.create(f"wss://LocalHost:{listener.port}/"), "open")
+    assert names == ["localhost"]
+
+
+LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
+
+# What the certificate is for and who has issued it, where it connects to, the verifier's words.
+REFUSED_CERTIFICATES: list[tuple[str, list[str], dict[str, Any], str, str]] = [
+    ("stranger", ["localhost"], {}, "localhost", "unable to get local issuer certificate"),
+    ("authority", ["other.example"], {}, "localhost", "Hostname mismatch"),
+    ("authority", ["*.localhost"], {}, "localhost", "Hostname mismatch"),
+    ("authority", ["localhost"], {}, "127.0.0.1", "IP address mismatch"),
+    ("authority", ["127.0.0.2"], {}, "127.0.0.1", "IP address mismatch"),
+    ("authority", ["127.0.0.1"], {}, "localhost", "Hostname mismatch"),
+    ("authority", ["localhost"], {"not_after": LONG_AGO}, "localhost", "certificate has expired"),
+    (
+        "authority",
+        ["localhost"],
+        {"not_before": datetime.now(UTC) + timedelta(days=1)},
+        "localhost",
+        "certificate is not yet valid",
+    ),
+]
+
+
+@pytest.mark.parametrize(("issuer", "names", "options", "host", "words"), REFUSED_CERTIFICATES)
+def test_certificate_that_is_refused(
+    authority: Authority,
+    stranger: Authority,
+    issuer: str,
+    names: list[str],
+    options: dict[str, Any],
+    host: str,
+    words: str,
+) -> None:
+    context = {"authority": authority, "stranger": stranger}[issuer].context(*names, **options)
+    with tls_server(lambda peer: secure(peer, context).handshake()) as listener:
+        with Plugin("--ca-file", authority.file) as plugin:
+            code, message = failure(plugin, f"wss://{host}:{listener.port}/")
+    assert code == "tls-error"
+    assert words in message
+
+
+def test_private_authority_is_not_trusted_unasked(authority: Authority) -> None:
+    context = authority.context("localhost")
+    with tls_server(lambda peer: secure(peer, context).handshake()) as listener:
+        with Plugin() as plugin:
+            code, message = failure(plugin, f"wss://localhost:{listener.port}/")
+    assert code == "tls-error"
+    assert "certificate verify failed" in message
+
+
+def test_ca_file_is_trusted_in_addition_to_the_system_s_roots(
+    authority: Authority, stranger: Authority
+) -> None:
+    environment = {**os.environ, "SSL_CERT_FILE": stranger.file}
+    with Plugin("--ca-file", authority.file, env=environment) as plugin:
+        for issuer in (authority, stranger):
+            context = issuer.context("localhost")
+            with tls_server(lambda peer, c=context: secure(peer, c).handshake()) as listener:  # type: ignore[misc]
+                plugin.event(id := plugin.create(f"wss://localhost:{listener.port}/"), "open")
+            assert plugin.event(id, "error")["code"] == "network-error"
+            plugin.event(id, "close")
+
+
+def read_hello(peer: Peer) -> None:
+    assert peer.sock.recv(65536)[:1] == b"\x16"
+
+
+def say(data: bytes) -> Callable[[Peer], None]:
+    def act(peer: Peer) -> None:
+        read_hello(peer)
+        peer.send(data)
+
+    return act
+
+
+BROKEN_HANDSHAKES: dict[str, Callable[[Peer], None]] = {
+    "closed at once": lambda peer: None,
+    "reset at once": lambda peer: peer.reset(),
+    "closed": read_hello,
+    "reset": lambda peer: (read_hello(peer), peer.reset())[1],
+    "closed within a record": say(b"\x16\x03\x03\x00\x7a\x02"),
+    "alert": say(b"\x15\x03\x03\x00\x02\x02\x28"),
+    "plain text": say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+    "plain text that accepts": say(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+    "garbage": say(b"\x00" * 100),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_HANDSHAKES)
+def test_broken_tls_handshake(authority: Authority, how: str) -> None:
+    with tls_server(BROKEN_HANDSHAKES[how]) as listener:
+        with Plugin("--ca-file", authority.file) as plugin:
+            code, message = failure(plugin, f"wss://localhost:{listener.port}/")
+    assert code == "tls-error"
+    assert f"localhost:{listener.port}" in message
+
+
+def test_certificate_of_the_client_is_missed(authority: Authority) -> None:
+    """With TLS 1.3 the server's refusal comes only after the handshake has been done."""
+    context = authority.context("localhost")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with tls_server(lambda peer: secure(peer, context).handshake()) as listener:
+        with Plugin("--ca-file", authority.file) as plugin:
+            code, _ = failure(plugin, f"wss://localhost:{listener.port}/")
+    assert code == "tls-error"
+
+
+def test_tls_handshake_that_is_never_answered(authority: Authority) -> None:
+    with Listener() as listener, Plugin("--ca-file", authority.file) as plugin:
+        code, _ = failure(plugin, f"wss://localhost:{listener.port}/", timeout=100)
+    assert code == "open-timeout"
+
+
+def test_nothing_listens(authority: Authority) -> None:
+    with Listener() as listener:
+        port = listener.port
+    with Plugin("--ca-file", authority.file) as plugin:
+        assert failure(plugin, f"wss://localhost:{port}/")[0] == "network-error"
+
+
+@pytest.mark.parametrize("notified", [False, True])
+@pytest.mark.parametrize("opened", [False, True])
+def test_tls_connection_that_just_ends(authority: Authority, opened: bool, notified: bool) -> None:
+    """With close_notify or without: ended without a Close frame, or without an answer."""
+    context = authority.context("localhost")
+    with Listener() as listener, Plugin("--ca-file", authority.file) as plugin:
+        id = plugin.create(f"wss://localhost:{listener.port}/")
+        peer = secure(listener.accept(), context)
+        if opened:
+            peer.handshake()
+            plugin.event(id, "open")
+        else:
+            peer.read_request()
+        if notified:
+            with contextlib.suppress(OSError):
+                assert isinstance(peer.sock, ssl.SSLSocket)
+                peer.sock.unwrap()
+        peer.close()
+        assert plugin.event(id, "error")["code"] == "network-error"
+        close = plugin.event(id, "close")
+        assert (close["code"], close["cause"]) == (1006, "failure")
+
+
+# --- proxies ----------------------------------------------------------------------------------
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment with these proxy variables and no others."""
+    rest = {name: v for name, v in os.environ.items() if not name.lower().endswith("_proxy")}
+    return rest | variables
+
+
+def start(*options: str, **variables: str) -> Plugin:
+    return Plugin("--allow-insecure", *options, env=environment(**variables))
+
+
+def proxy_url(listener: Listener, scheme: str = "http", user: str = "") -> str:
+    return f"{scheme}://{user}localhost:{listener.port}"
+
+
+BEHIND = "server.invalid:8080"
+
+
+def connect_through(proxy: Peer, target: str = BEHIND) -> None:
+    """Play the proxy until the connection behind it stands."""
+    request = proxy.read_request().split(b"\r\n")
+    assert request[0] == f"CONNECT {target} HTTP/1.1".encode()
+    proxy.send(b"HTTP/1.1 200 Connection established\r\nX-Proxy: 1\r\n\r\n")
+
+
+def converse(plugin: Plugin, id: str, server: Peer) -> None:
+    """Play the server's opening handshake, a message each way and the closing handshake."""
+    server.handshake()
+    assert "x-proxy" not in plugin.event(id, "open")["headers"]
+    message = {"id": id, "type": "text", "data": "hi"}
+    plugin.send({"id": 9, "action": "websocket-send", "payload": message})
+    assert server.read_frame() == (0x80 | TEXT, b"hi")
+    assert plugin.read()["id"] == 9
+    server.send(frame(TEXT, b"ho") + close_frame(1000))
+    assert plugin.event(id, "message")["data"] == "ho"
+    assert server.read_frame()[0] == 0x80 | CLOSE
+    server.sock.shutdown(socket.SHUT_RDWR)
+    assert plugin.event(id, "close")["cause"] == "server"
+
+
+def test_conversation_through_a_proxy() -> None:
+    with Listener() as listener, start("--proxy", proxy_url(listener)) as plugin:
+        id = plugin.create(f"ws://{BEHIND}/path", headers={"Authorization": "s3cret"})
+        with listener.accept() as peer:
+            connect_through(peer)
+            # What is for the server is not for the proxy.
+            assert b"s3cret" not in peer.request
+            assert peer.header("host") == BEHIND
+            assert peer.header("proxy-authorization") is None
+            converse(plugin, id, peer)
+            assert peer.request.startswith(b"GET /path HTTP/1.1\r\n")
+            assert peer.header("host") == BEHIND
+            assert peer.header("authorization") == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("ws://server.invalid/", "server.invalid:80"),
+        ("ws://SERVER.invalid.:81/", "server.invalid.:81"),
+        ("ws://10.0.0.1/", "10.0.0.1:80"),
+        ("ws://0xa.1:8080/", "10.0.0.1:8080"),
+        ("ws://[fd00::1]:8080/", "[fd00::1]:8080"),
+        ("ws://bücher.invalid/", "xn--bcher-kva.invalid:80"),
+    ],
+)
+def test_what_the_proxy_is_asked_for(url: str, target: str) -> None:
+    with Listener() as listener, start("--proxy", proxy_url(listener)) as plugin:
+        plugin.create(url)
+        with listener.accept() as peer:
+            connect_through(peer, target)
+            peer.read_request()
+
+
+def test_tls_through_a_proxy(authority: Authority) -> None:
+    context = authority.context("server.invalid")
+    options = ("--ca-file", authority.file)
+    with Listener() as listener, start("--proxy", proxy_url(listener), *options) as plugin:
+        id = plugin.create(f"wss://{BEHIND}/")
+        with listener.accept() as peer:
+            connect_through(peer)
+            converse(plugin, id, secure(peer, context))
+
+
+def test_tls_failures_behind_a_proxy_are_the_server_s(
+    authority: Authority, stranger: Authority
+) -> None:
+    options = ("--ca-file", authority.file)
+    contexts = [authority.context("other.invalid"), stranger.context("server.invalid"), None]
+    with Listener() as listener, start("--proxy", proxy_url(listener), *options) as plugin:
+        for context in contexts:
+            id = plugin.create(f"wss://{BEHIND}/")
+            with listener.accept() as peer:
+                connect_through(peer)
+                with contextlib.suppress(OSError):
+                    if context:
+                        secure(peer, context)
+            error = plugin.event(id, "error")
+            assert error["code"] == "tls-error"
+            assert BEHIND in error["errMsg"]
+            plugin.event(id, "close")
+
+
+PROXY_FAILURES = {
+    "407": b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n",
+    "403": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nno no",
+    "502": b"HTTP/1.0 502 Bad Gateway\r\n\r\n<html>",
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://evil.invalid/\r\n\r\n",
+    "informational": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+    "garbage": b"\x00\x01\x02\r\n\r\n",
+    "other protocol": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    "half an answer": b"HTTP/1.1 200 OK\r\nX-A",
+    "bad header": b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("how", PROXY_FAILURES)
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_proxy_that_refuses_or_fails(how: str, scheme: str) -> None:
+    with Listener() as listener, start("--proxy", proxy_url(listener)) as plugin:
+        id = plugin.create(f"{scheme}://{BEHIND}/")
+        with listener.accept() as peer:
+            peer.read_request()
+            peer.send(PROXY_FAILURES[how])
+            peer.sock.shutdown(socket.SHUT_WR)
+            error = plugin.event(id, "error")
+        assert error["code"] == "proxy-error"
+        assert "proxy" in error["errMsg"]
+        # Status and headers are of the server's answer, and this was not the server.
+        assert "status" not in error
+        if how.isdigit():
+            assert how in error["errMsg"]
+        close = plugin.event(id, "close")
+        assert (close["code"], close["cause"]) == (1006, "failure")
+
+
+def test_proxy_that_refuses_and_keeps_the_connection() -> None:
+    with Listener() as listener, start("--proxy", proxy_url(listener)) as plugin:
+        id = plugin.create(f"ws://{BEHIND}/")
+        with listener.accept() as peer:
+            peer.read_request()
+            peer.send(b"HTTP/1.1 407 No\r\nContent-Length: 1000000\r\n\r\n")
+            assert plugin.event(id, "error")["code"] == "proxy-error"
+            plugin.event(id, "close")
+            peer.expect_end()
+
+
+def test_proxy_that_cannot_be_reached() -> None:
+    with Listener() as listener:
+        url = proxy_url(listener)
+    with start("--proxy", url) as plugin:
+        for scheme in ("ws", "wss"):
+            code, message = failure(plugin, f"{scheme}://{BEHIND}/")
+            assert code == "proxy-error"
+            assert "proxy" in message
+
+
+def test_proxy_that_resets() -> None:
+    with Listener() as listener, start("--proxy", proxy_url(listener)) as plugin:
+        id = plugin.create(f"ws://{BEHIND}/")
+        peer = listener.accept()
+        peer.read_request()
+        peer.reset()
+        assert plugin.event(id, "error")["code"] == "proxy-error"
+
+
+def test_proxy_that_never_answers() -> None:
+    with Listener() as listener, start("--proxy", proxy_url(listener)) as plugin:
+        assert failure(plugin, f"ws://{BEHIND}/", timeout=100)[0] == "open-timeout"
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "refuse"])
+def test_server_behind_a_proxy_fails_in_its_own_name(how: str) -> None:
+    with Listener() as listener, start("--proxy", proxy_url(listener)) as plugin:
+        id = plugin.create(f"ws://{BEHIND}/")
+        with listener.accept() as peer:
+            connect_through(peer)
+            peer.read_request()
+            if how == "refuse":
+                peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            elif how == "reset":
+                peer.reset()
+            else:
+                peer.close()
+            error = plugin.event(id, "error")
+        assert error["code"] == ("handshake-failed" if how == "refuse" else "network-error")
+        assert error.get("status") == (404 if how == "refuse" else None)
+
+
+CREDENTIALS = "me%40home:s3cret%2Fpass%3A1@"
+BASIC = "Basic " + base64.b64encode(b"me@home:s3cret/pass:1").decode()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "407 Proxy Authentication Required", "garbage"])
+def test_credentials_reach_the_proxy_and_nothing_else(status: str) -> None:
+    options = ("--log-level", "debug")
+    with Listener() as listener:
+        url = proxy_url(listener, user=CREDENTIALS)
+        with start("--proxy", url, *options) as plugin:
+            id = plugin.create(f"ws://{BEHIND}/")
+            lines: list[Any] = []
+            with listener.accept() as peer:
+                peer.read_request()
+                assert peer.header("proxy-authorization") == BASIC
+                # It sends back what it was sent.
+                echoed = f"{BASIC} {CREDENTIALS}"
+                peer.send(f"HTTP/1.1 {status}\r\nX-A: {echoed}\r\n\r\n".encode())
+                if status == "200 OK":
+                    peer.handshake()
+                    assert peer.header("proxy-authorization") is None
+                    plugin.event(id, "open")
+                else:
+                    lines = [plugin.event(id, "error"), plugin.event(id, "close")]
+            rest, _ = plugin.finish()
+        assert plugin.stderr
+    for secret in ("s3cret", "me@home", "me%40home", BASIC.split()[1]):
+        assert secret not in repr((lines, rest))
+        assert secret.encode() not in plugin.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "scheme"),
+    [
+        *(([name], "ws") for name in ("ws_proxy", "http_proxy", "https_proxy", "HTTPS_PROXY")),
+        *(([name], "wss") for name in ("wss_proxy", "https_proxy", "HTTPS_PROXY")),
+    ],
+)
+def test_proxy_of_the_environment(variables: list[str], scheme: str) -> None:
+    with Listener() as listener:
+        with start(**dict.fromkeys(variables, proxy_url(listener))) as plugin:
+            plugin.create(f"{scheme}://{BEHIND}/")
+            with listener.accept() as peer:
+                connect_through(peer)
+
+
+def test_option_goes_before_the_environment() -> None:
+    with Listener() as listener, Listener() as other:
+        with start("--proxy", proxy_url(listener), https_proxy=proxy_url(other)) as plugin:
+            plugin.create(f"ws://{BEHIND}/")
+            with listener.accept() as peer:
+                connect_through(peer)
+        assert untouched(other)
+
+
+def untouched(listener: Listener) -> bool:
+    """Tell whether nobody has tried to connect."""
+    listener.sock.setblocking(False)
+    try:
+        listener.sock.accept()[0].close()
+    except BlockingIOError:
+        return True
+    return False
+
+
+# On Linux this address reaches the loopback without being one of it.
+NO_LOOPBACK = "0.0.0.0"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="connects to 0.0.0.0")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        (("--proxy", "none"), {"http_proxy": "{}", "https_proxy": "{}", "ws_proxy": "{}"}),
+        ((), {"http_proxy": "{}", "no_proxy": NO_LOOPBACK}),
+        ((), {"http_proxy": "{}", "NO_PROXY": "a.example, 0.0.0.0"}),
+        ((), {"http_proxy": "{}", "no_proxy": "*"}),
+        ((), {}),
+    ],
+)
+def test_no_proxy(options: tuple[str, ...], variables: dict[str, str]) -> None:
+    with Listener() as proxy, Listener() as listener:
+        urls = {name: value.format(proxy_url(proxy)) for name, value in variables.items()}
+        with start(*options, **urls) as plugin:
+            id = plugin.create(f"ws://{NO_LOOPBACK}:{listener.port}/")
+            with listener.accept() as peer:
+                peer.handshake()
+                plugin.event(id, "open")
+        assert untouched(proxy)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.1", "0x7f.1"])
+@pytest.mark.parametrize("source", ["option", "environment"])
+def test_loopback_never_goes_through_a_proxy(host: str, source: str) -> None:
+    with Listener() as proxy, Listener() as listener:
+        url = proxy_url(proxy)
+        from_option = source == "option"
+        with start("--proxy", url) if from_option else start(http_proxy=url) as plugin:
+            id = plugin.create(f"ws://{host}:{listener.port}/")
+            with listener.accept() as peer:
+                peer.handshake()
+                plugin.event(id, "open")
+        assert untouched(proxy)
+
+
+def test_behind_a_proxy_only_literal_addresses_are_judged() -> None:
+    with Listener() as listener:
+        with start("--proxy", proxy_url(listener), "--block-private") as plugin:
+            for host in ("10.0.0.1", "0xa.1", "[fd00::1]", "127.0.0.1"):
+                answer = plugin.request("websocket-create", {"url": f"ws://{host}/"})
+                assert answer["error"]["code"] == "forbidden"
+            plugin.create(f"ws://{BEHIND}/")
+            with listener.accept() as peer:
+                connect_through(peer)
+
+
+@pytest.mark.parametrize("url", ["ftp://me:s3cret@proxy", "nonsense s3cret", "http://s3cret@proxy"])
+def test_proxy_of_the_environment_that_is_no_proxy(url: str) -> None:
+    with start("--log-level", "debug", http_proxy=url) as plugin:
+        code, message = failure(plugin, f"ws://{BEHIND}/")
+        plugin.finish()
+    assert code == "proxy-error"
+    assert "s3cret" not in message
+    assert b"s3cret" not in plugin.stderr
+
+
+# --- https:// proxies ---------------------------------------------------------------------------
+
+
+def test_proxy_over_tls(authority: Authority) -> None:
+    outer, inner = authority.context("localhost"), authority.context("server.invalid")
+    assert inner
+    with Listener() as listener:
+        url = proxy_url(listener, "https", CREDENTIALS)
+        with start("--proxy", url, "--ca-file", authority.file) as plugin:
+            id = plugin.create(f"ws://{BEHIND}/")
+            with secure(listener.accept(), outer) as peer:
+                connect_through(peer)
+                assert peer.header("proxy-authorization") == BASIC
+                converse(plugin, id, peer)
+
+
+def test_proxy_over_tls_that_is_not_trusted(authority: Authority, stranger: Authority) -> None:
+    acts: list[Callable[[Peer], Any]] = [
+        lambda peer: secure(peer, stranger.context("localhost")),
+        lambda peer: secure(peer, authority.context("other.invalid")),
+        say(b"HTTP/1.1 200 OK\r\n\r\n"),
+        lambda peer: None,
+    ]
+    for act in acts:
+        with tls_server(act) as listener:
+            url = proxy_url(listener, "https")
+            with start("--proxy", url, "--ca-file", authority.file) as plugin:
+                code, message = failure(plugin, f"ws://{BEHIND}/")
+        assert code == "proxy-error"
+        assert "proxy" in message
+
+
+# --- SOCKS --------------------------------------------------------------------------------------
+
+WITHOUT_SOCKS = """
+import sys
+sys.modules["python_socks"] = None
+from wsplugin.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a", "socks5", "socks5h"])
+@pytest.mark.parametrize("source", ["option", "environment"])
+def test_socks_without_its_package_says_which(scheme: str, source: str) -> None:
+    url = f"{scheme}://me:s3cret@localhost:1"
+    options = ["--proxy", url] if source == "option" else []
+    variables = {} if options else {"socks_proxy": url}
+    with Plugin(
+        *("--allow-insecure", "--log-level", "debug", *options),
+        command=[sys.executable, "-c", WITHOUT_SOCKS],
+        env=environment(**variables),
+    ) as plugin:
+        code, message = failure(plugin, f"ws://{BEHIND}/")
+        plugin.finish()
+    assert code == "proxy-error"
+    assert "python-socks" in message
+    assert "s3cret" not in message
+    assert b"s3cret" not in plugin.stderr
