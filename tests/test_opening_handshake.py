@@ -127,7 +127,8 @@ def test_headers_of_the_host(
 
 
 def test_no_protocols(plugin: Plugin, server: Listener) -> None:
-    for options in ({}, {"protocols": []}):
+    no_options: dict[str, Any] = {}
+    for options in (no_options, {"protocols": []}):
         id = plugin.create(server.url, **options)
         with server.accept() as peer:
             peer.read_request()
@@ -198,9 +199,7 @@ def test_refusal_and_end_of_tcp(plugin: Plugin, server: Listener, slowly: bool) 
         peer.read_request()
         response = b"HTTP/1.0 403 Forbidden\r\n\r\nno"
         if slowly:
-            peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for byte in response[:-2]:
-                peer.send(bytes([byte]))
+            send_slowly(peer, response[:-2])
         else:
             peer.send(response)
     assert expect_error(plugin, id, "handshake-failed")["status"] == 403
@@ -261,7 +260,9 @@ NO_HANDSHAKE = {
 }
 
 
-def answer(peer: Peer, lines: tuple[str, ...], status: str = "HTTP/1.1 101 OK") -> None:
+def answer(
+    peer: Peer, lines: tuple[str, ...], status: str = "HTTP/1.1 101 OK", *, slowly: bool = False
+) -> None:
     """Send a response to the request read, with the right accept key for its placeholder."""
     right = re.search(r"Sec-WebSocket-Accept: (.*)\r\n", peer.response().decode())
     assert right
@@ -271,7 +272,18 @@ def answer(peer: Peer, lines: tuple[str, ...], status: str = "HTTP/1.1 101 OK") 
         "lower": f"Sec-WebSocket-Accept: {right[1].lower()}",
     }
     text = "".join(f"{line}\r\n" for line in (status, *lines, ""))
-    peer.send(text.format(**values).encode("latin-1"))
+    response = text.format(**values).encode("latin-1")
+    if slowly:
+        send_slowly(peer, response)
+    else:
+        peer.send(response)
+
+
+def send_slowly(peer: Peer, data: bytes) -> None:
+    """Send every byte by itself."""
+    peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in data:
+        peer.send(bytes([byte]))
 
 
 @pytest.mark.parametrize("lines", NO_HANDSHAKE.values(), ids=NO_HANDSHAKE)
@@ -365,11 +377,8 @@ def test_accepted(plugin: Plugin, server: Listener, name: str, slowly: bool) -> 
     id = plugin.create(server.url, protocols=["a", "b"])
     with server.accept() as peer:
         peer.read_request()
-        if slowly:
-            send, peer.send = peer.send, lambda data: [send(bytes([b])) for b in data][0]  # type: ignore[method-assign]
-            peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         status = "HTTP/1.1 101 " if name == "no reason phrase" else "HTTP/1.1 101 OK"
-        answer(peer, ACCEPTED[name], status)
+        answer(peer, ACCEPTED[name], status, slowly=slowly)
         headers = plugin.event(id, "open")["headers"]
         assert headers["upgrade"].lower() == "websocket"
         assert headers.get("sec-websocket-protocol") == ("b" if "protocol" in name else None)
@@ -583,7 +592,7 @@ def test_open_timeout_ends_with_the_handshake(plugin: Plugin, server: Listener) 
 def test_failures_leave_the_plugin_as_it_was(plugin: Plugin, server: Listener) -> None:
     """Every refusal gives its place back."""
     for n in range(30):
-        refuse(plugin, server, b"HTTP/1.1 500 Oops\r\n\r\n" if n % 2 else b"\0")
+        refuse(plugin, server, b"HTTP/1.1 500 Oops\r\n\r\n" if n % 2 else b"\r\n")
     id, peer = server.open(plugin)
     with peer:
         plugin.send({"action": "websocket-close", "payload": {"id": id}})

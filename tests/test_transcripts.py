@@ -223,7 +223,7 @@ CONVERSATION = """
         ('"code": 1000, "<more>": ""', '"code": 1001, "<more>": ""', "line 12: payload.payload.co"),
         ('< {"id": 2, "response": {}}\n', "", "line 11: event: missing"),
         ('< {"id": 2,', '> {"id": 3, "action": "app-background"}\n< {"id": 4,', "line 12: id: exp"),
-        ("@exit 0", '< {"id": 3, "response": {}}', "line 13: stdout has ended"),
+        ("@exit 0", '@end-of-stdin\n< {"id": 3, "response": {}}', "line 14: stdout has ended"),
         ("@exit 0", "@exit 1", "exit status 0, expected 1"),
         ('"name": "open", "payload": {"<more>": ""}', '"name": "open", "payload": {}', "line 9: "),
         ('expect text "hi"', 'expect text "ho"', "line 4: expect text"),

@@ -21,7 +21,7 @@ GivenId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str
 # --- host to plugin ---------------------------------------------------------------------------
 
 # The grammar of header names and of subprotocols (RFC 9110 section 5.6.2).
-HTTP_TOKEN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
+TOKEN_PATTERN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"  # noqa: S105 - no password
 
 
 def _documented(**schema: Any) -> Meta:
@@ -38,9 +38,9 @@ class CreatePayload(Struct, rename="camel", forbid_unknown_fields=True, frozen=T
     url: Annotated[
         str, _documented(pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$", format="uri")
     ]
-    headers: Annotated[dict[str, str], _documented(propertyNames={"pattern": HTTP_TOKEN})] = {}
+    headers: Annotated[dict[str, str], _documented(propertyNames={"pattern": TOKEN_PATTERN})] = {}
     protocols: Annotated[
-        list[Annotated[str, _documented(pattern=HTTP_TOKEN)]], _documented(uniqueItems=True)
+        list[Annotated[str, _documented(pattern=TOKEN_PATTERN)]], _documented(uniqueItems=True)
     ] = []
     timeout: Annotated[int, Meta(ge=1, le=3_600_000)] | UnsetType = UNSET
     per_message_deflate: bool = True

@@ -9,12 +9,12 @@ import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from wsplugin.messages import HTTP_TOKEN, RequestError, encode
+from wsplugin.messages import TOKEN_PATTERN, RequestError, encode
 from wsplugin.settings import Settings
 
 DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 
-_TOKEN = re.compile(HTTP_TOKEN)
+_TOKEN = re.compile(TOKEN_PATTERN)
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
