@@ -380,9 +380,12 @@ def wait_until_full(stream: FileIO | socket.socket) -> None:
 def unread_plugin(**popen: Any) -> Iterator[tuple[Plugin, FileIO, FileIO]]:
     """Start a plugin and never read what it writes; the pipe's two ends come with it."""
     ours, theirs = os.pipe()
-    with FileIO(ours) as reader, FileIO(theirs, "w") as writer:  # noqa: SIM117
-        with Plugin(stdout=writer, **popen) as plugin:
-            yield plugin, reader, writer
+    with (
+        FileIO(ours) as reader,
+        FileIO(theirs, "w") as writer,
+        Plugin(stdout=writer, **popen) as plugin,
+    ):
+        yield plugin, reader, writer
 
 
 def test_a_signal_while_the_host_does_not_read() -> None:

@@ -362,9 +362,9 @@ def test_a_plugin_that_does_not_end_is_killed_after_the_grace(folder: Path) -> N
     close = event("close", code=1000, reason="", cause="server")
     refused = {"id": 3, "error": {"code": "not-open", "errMsg": "closed"}}
     answers = [CREATED, [{"id": 2, "response": {}}, close], [refused]]
-    names = [name for name, example in DEMOS.items() if not missing(example)]
+    found = [name for name, example in DEMOS.items() if not missing(example)]
     # A thread cannot be killed: the embedded host ends the stream, which the plugin obeys.
-    demos = [demo for name in names if not (demo := build(name, folder)).embedded]
+    demos = [demo for name in found if not (demo := build(name, folder)).embedded]
     # All at once, because each takes the five seconds of the grace.
     processes = [demo.start("ws://127.0.0.1:1/", demo.fake(answers, "stay")) for demo in demos]
     for process in processes:
@@ -469,8 +469,8 @@ def test_the_echo_server_echoes_what_came_before_a_close() -> None:
 # Bridges its own stdin and stdout to a plugin on a thread, over a socket pair.
 BRIDGE = """
 import os, socket, sys, threading, wsplugin
-from wsplugin.cli import parse_arguments
-settings, _ = parse_arguments(sys.argv[1:])
+from wsplugin.options import parse
+settings, _ = parse(sys.argv[1:])
 ours, theirs = socket.socketpair()
 status = []
 def serve():

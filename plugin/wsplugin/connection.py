@@ -264,15 +264,21 @@ class Connection:
         self._failure = ErrorPayload(
             f"no opening handshake within {seconds:g} seconds", "open-timeout"
         )
-        assert self._task
-        self._task.cancel()
+        self._cancel_opening()
 
     def _abort_opening(self, why: str) -> None:
         self._cut = self._cut or why
+        self.deadline = self._loop.time()
         if self._task:
-            self._task.cancel()
+            self._cancel_opening()
         else:
             self._finish()
+
+    def _cancel_opening(self) -> None:
+        assert self._task
+        self._task.cancel()
+        if self.wire and self.wire.connected:
+            self.wire.abort()  # the server's answer may already be there to be read
 
     def _overdue(self, patience: float) -> None:
         self._cut = self._cut or f"the closing handshake took longer than {patience:g} seconds"

@@ -35,10 +35,11 @@ BinaryType = Literal["arraybuffer", "base64"]
 class CreatePayload(Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
     """Payload of ``websocket-create``. ``timeout`` is in milliseconds."""
 
-    url: Annotated[
-        str, _documented(pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$", format="uri")
-    ]
-    headers: Annotated[dict[str, str], _documented(propertyNames={"pattern": TOKEN_PATTERN})] = {}
+    url: Annotated[str, _documented(pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$")]
+    headers: Annotated[
+        dict[str, Annotated[str, _documented(pattern="^[ -~\u0080-\u00ff]*$")]],
+        _documented(propertyNames={"pattern": TOKEN_PATTERN}),
+    ] = {}
     protocols: Annotated[
         list[Annotated[str, _documented(pattern=TOKEN_PATTERN)]], _documented(uniqueItems=True)
     ] = []
@@ -355,6 +356,10 @@ _decode_raw = msgspec.json.Decoder(Raw).decode
 _decode_id: Callable[[bytes | Raw], Id] = msgspec.json.Decoder(Id).decode
 
 
+class _IdAlone(Struct):
+    id: Raw = Raw(b"null")
+
+
 class _Headers(Struct):
     headers: dict[str, Raw]
 
@@ -363,6 +368,7 @@ class _HeadersEnvelope(Struct):
     payload: _Headers
 
 
+_decode_id_alone = msgspec.json.Decoder(_IdAlone).decode
 _decode_envelope = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_headers = msgspec.json.Decoder(_HeadersEnvelope).decode
 
@@ -478,13 +484,14 @@ def _explain(line: bytes | bytearray, exc: Exception) -> RequestError:
             return _explain_surrogates(line, error)
         return RequestError("invalid-json", f"the line is not JSON: {error}")
     try:
-        envelope = _decode_envelope(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        envelope = None
-    id = decode_id(envelope.get("id", b"null")) if envelope else None
+        id = decode_id(_decode_id_alone(line).id)
+    except (msgspec.DecodeError, RecursionError):
+        id = None
     if _not_utf8(line):
         return RequestError("invalid-json", "the line is not UTF-8", id)
-    if envelope is None:
+    try:
+        envelope = _decode_envelope(line)
+    except (msgspec.DecodeError, RecursionError):
         return RequestError("invalid-request", "expected an object of id, action and payload", id)
     for name in envelope:
         if name not in ("id", "action", "payload"):
@@ -511,12 +518,13 @@ def _explain_payload(line: bytes | bytearray, message: str) -> str:
         r"Object (missing required|contains unknown) field `(.*)`", detail, re.DOTALL
     )
     if field:
-        path = field[2] if field[2] == "payload" else f"{path}.{field[2]}"
-        detail = "missing" if field[1] == "missing required" else "unknown field"
+        missing = field[1] == "missing required"
+        path = f"{path}.{field[2]}" if field[2] != "payload" or not missing else "payload"
+        detail = "missing" if missing else "unknown field"
     if path == "payload.headers[...]":
         try:
             headers = _decode_headers(line).payload.headers
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             headers = {}  # given twice, and only one of them is an object
         for name, value in headers.items():
             if bytes(value)[:1] != b'"':

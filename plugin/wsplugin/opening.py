@@ -22,6 +22,7 @@ from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from wsplugin import __version__
+from wsplugin.compression import DeflateFactory
 from wsplugin.messages import ConnectionErrorCode, ErrorPayload
 from wsplugin.policy import is_public
 from wsplugin.wire import WRITE_HIGH_WATER, UnexpectedStatus, Wire
@@ -82,7 +83,8 @@ async def perform_opening_handshake(connection: "Connection") -> None:
                 target.url,
                 create_connection=cast(type[ClientConnection], functools.partial(Wire, connection)),
                 subprotocols=cast(Any, options.protocols) or None,
-                compression="deflate" if options.per_message_deflate else None,
+                compression=None,
+                extensions=[DeflateFactory()] if options.per_message_deflate else None,
                 additional_headers=headers,
                 user_agent_header=USER_AGENT,
                 proxy=proxy,

@@ -219,7 +219,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
                     break
             stop = data + length
             plain = head in (WHOLE_TEXT, WHOLE_BINARY) and self.protocol.current_size is None
-            if length > max_size and not self._may_be_long(head, length):
+            if length > max_size and not self._may_be_longer(head, length):
                 self._fail_size()
                 break
             if stop > end:
@@ -240,8 +240,10 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
                 output.flush()
         self._start, self._end = start, end
 
-    def _may_be_long(self, head: int, length: int) -> bool:
-        """Tell whether a frame may be longer than the longest message, as it is compressed."""
+    def _may_be_longer(self, head: int, length: int) -> bool:
+        """Tell whether a frame may be longer than the longest message."""
+        if head & 0x08:
+            return True  # a control frame, which has a limit of its own
         compressed = head & RSV1 or head & 0x0F == CONT
         return bool(self.protocol.extensions) and bool(compressed) and length <= self._max_frame
 
