@@ -208,10 +208,12 @@ def test_linger_keeps_open_until_servers_have_closed_all() -> None:
                 peer.send(frame(TEXT, b"%d" % number))
                 assert plugin.event(first, "message")["data"] == f"{number}"
             peer.send(close_frame(1000, "done"))
+            peer.close()
             assert plugin.event(first, "close")["cause"] == "server"
             other.send(frame(TEXT, b"still there"))
             assert plugin.event(second, "message")["data"] == "still there"
             other.send(close_frame(1000, "done"))
+            other.close()
             assert plugin.event(second, "close")["cause"] == "server"
         assert plugin.wait() == 0
 
@@ -240,6 +242,8 @@ def test_linger_lets_handshakes_finish() -> None:
         plugin.close_stdin()
         with listener.accept() as peer:
             peer.handshake(glued=frame(TEXT, b"hi") + close_frame(1000))
+            peer.expect_close(1000)
+            peer.close()
             assert plugin.read()["id"] == "create"
             plugin.event("ws-1", "open")
             assert plugin.event("ws-1", "message")["data"] == "hi"
@@ -500,7 +504,10 @@ def test_a_host_that_hangs_up_is_noticed(make: Callable[[], tuple[int, int]], st
             os.close(ours)
             if state in ("open", "flooded"):
                 peer.expect_close(1001, DOWN)
-            if state != "no connection":
+            if state == "open":
+                peer.send(close_frame(1001))
+                peer.close()
+            elif state != "no connection":
                 peer.expect_end()
             assert plugin.wait() == 1
         assert plugin.stderr == b""

@@ -84,6 +84,7 @@ def test_a_message_that_inflates_to_1_gib_is_refused(bomb: bytes) -> None:
         assert grown.peak < 40 * MIB
 
 
+@pytest.mark.slow
 def test_a_read_full_of_messages_that_inflate_is_no_more_than_one_at_a_time() -> None:
     bomb = frame(TEXT, inflating(1), rsv=4)
     count = 8 * (65536 // len(bomb))

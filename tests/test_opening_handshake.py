@@ -127,8 +127,8 @@ def test_headers_of_the_host(
 
 
 def test_no_protocols(plugin: Plugin, server: Listener) -> None:
-    no_options: dict[str, Any] = {}
-    for options in (no_options, {"protocols": []}):
+    both: list[dict[str, Any]] = [{}, {"protocols": []}]
+    for options in both:
         id = plugin.create(server.url, **options)
         with server.accept() as peer:
             peer.read_request()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from wsplugin.lazy import defer_imports
+
 if TYPE_CHECKING:
     from wsplugin.session import Session
 
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     for number in SIGNALS:
         # Nothing has begun yet that would have to be ended.
         signal.signal(number, lambda *_: os._exit(0))
+    defer_imports()
     arguments = sys.argv[1:] if argv is None else argv
     if arguments:
         from wsplugin.options import parse

@@ -46,10 +46,10 @@ class StderrHandler(logging.Handler):
 
 
 def configure_logging(level: str) -> StderrHandler:
-    """Log the plugin's own records of `level` and above, and errors of others, to stderr."""
+    """Log the plugin's own records of `level` and above to stderr."""
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    # The records of libraries below that hold headers and payloads.
-    logging.basicConfig(handlers=[handler], level=logging.ERROR)
+    # The libraries' records hold headers, payloads and tracebacks that are none of the host's.
+    logging.basicConfig(handlers=[handler], level=logging.CRITICAL)
     logging.getLogger("wsplugin").setLevel(level.upper())
     return handler

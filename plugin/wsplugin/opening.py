@@ -8,7 +8,6 @@ import asyncio
 import functools
 import os
 import socket
-import ssl
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -23,17 +22,16 @@ from websockets.uri import parse_uri
 
 from wsplugin import __version__
 from wsplugin.compression import DeflateFactory
-from wsplugin.messages import ConnectionErrorCode, ErrorPayload
+from wsplugin.messages import ErrorPayload
 from wsplugin.policy import is_public
 from wsplugin.wire import WRITE_HIGH_WATER, UnexpectedStatus, Wire
 
 if TYPE_CHECKING:
+    import ssl
+
     from wsplugin.connection import Connection
 
 USER_AGENT: Final = f"wsplugin/{__version__}"
-
-# RFC 8305 section 5: how long to wait for one address before trying the next beside it.
-HAPPY_EYEBALLS_DELAY: Final = 0.25
 
 
 class AddressRefused(Exception):
@@ -41,13 +39,15 @@ class AddressRefused(Exception):
 
 
 @functools.cache
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
+def tls_context(ca_file: str | None) -> "ssl.SSLContext":
     """Return the TLS configuration: the system's roots, and those of `ca_file`.
 
     Raises:
         OSError: the file cannot be read, or holds no certificates (``ssl.SSLError``).
 
     """
+    import ssl
+
     context = ssl.create_default_context()
     if ca_file is not None:
         context.load_verify_locations(ca_file)
@@ -65,7 +65,7 @@ async def perform_opening_handshake(connection: "Connection") -> None:
     headers = dict(options.headers)
     if not any(name.lower() == "content-type" for name in headers):
         headers["content-type"] = "application/json"
-    arguments: dict[str, Any] = {"happy_eyeballs_delay": HAPPY_EYEBALLS_DELAY}
+    arguments: dict[str, Any] = {}
     if target.secure:
         arguments["ssl"] = tls_context(settings.ca_file)
     proxy = choose_proxy(connection)
@@ -131,9 +131,10 @@ def explain_failure(exc: BaseException, connection: "Connection") -> ErrorPayloa
     No message repeats what may be secret: the URL's query, headers, proxy credentials, or text
     of the server, which may send back what it was sent.
     """
+    import ssl
+
     target, wire = connection.target, connection.wire
     where = f"{target.host}:{target.port}"
-    code: ConnectionErrorCode
     match exc:
         case UnexpectedStatus():
             from wsplugin.connection import fields
@@ -162,20 +163,36 @@ def explain_failure(exc: BaseException, connection: "Connection") -> ErrorPayloa
     why = describe(exc)
     if proxied:
         return ErrorPayload(f"cannot connect to the proxy: {why}", "proxy-error")
+    # TLS 1.3 tells the client after its handshake that the server wants a certificate of it.
+    lost = wire.lost_exc if wire is not None else None
+    if isinstance(lost, ssl.SSLError):
+        exc = lost
     if within_tls or isinstance(exc, ssl.SSLError):
-        return ErrorPayload(f"TLS with {where} failed: {why}", "tls-error")
+        return ErrorPayload(f"TLS with {where} failed: {describe(exc)}", "tls-error")
     if wire is None:
         return ErrorPayload(f"cannot connect to {where}: {why}", "network-error")
-    if isinstance(exc, InvalidHandshake) and (wire.answered and wire.lost_exc is None):
-        code = "handshake-failed"
-    else:
-        code = "network-error"
-        why = describe(wire.lost_exc) if wire.lost_exc else "ended without an answer"
-    return ErrorPayload(f"the opening handshake with {where} failed: {why}", code)
+    if isinstance(exc, InvalidHandshake) and wire.answered and lost is None:
+        why = describe_refusal(exc)
+        return ErrorPayload(f"the opening handshake with {where} failed: {why}", "handshake-failed")
+    why = describe(lost) if lost else "ended without an answer"
+    return ErrorPayload(f"the opening handshake with {where} failed: {why}", "network-error")
+
+
+def describe_refusal(exc: InvalidHandshake) -> str:
+    """Say what is wrong with the server's response, in words of our own."""
+    match exc:
+        case InvalidHeader():
+            return f"the response's {exc.name} header is missing or wrong"
+        case NegotiationError():
+            return "the response has an extension or subprotocol that was not offered"
+        case _:
+            return "the response is not one of HTTP"
 
 
 def describe(exc: BaseException) -> str:
     """Put an exception of the network in a few words."""
+    import ssl
+
     match exc:
         case ssl.SSLCertVerificationError():
             return f"certificate verify failed: {exc.verify_message}"
@@ -188,4 +205,4 @@ def describe(exc: BaseException) -> str:
         case ConnectionError() | TimeoutError():
             return "the connection was lost"
         case _:
-            return str(exc) or type(exc).__name__
+            return type(exc).__name__

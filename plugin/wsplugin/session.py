@@ -1,12 +1,16 @@
 """One run of the plugin over a pair of descriptors: the host's stream in, the host's stream out."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from wsplugin.manager import Manager
 from wsplugin.messages import RequestError
 from wsplugin.settings import Settings
 from wsplugin.stdio import CHUNK, Lines, Output, open_input
+
+logger = logging.getLogger(__name__)
 
 # How long the last lines may take to be written once all connections have ended on a signal.
 FLUSH_TIMEOUT = 0.5
@@ -21,6 +25,14 @@ def serve(
     """
     # Not asyncio.run(), which waits for threads that may be stuck in a name server's silence.
     loop = asyncio.new_event_loop()
+
+    def complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # One line for what asyncio finds wrong in a callback: a bug, ours or a library's. The
+        # text of the exception may repeat what a server sent.
+        kind = type(context.get("exception")).__name__
+        logger.error("%s (%s)", context.get("message"), kind)
+
+    loop.set_exception_handler(complain)
 
     async def run() -> int:
         session = Session(stdin, stdout, settings)

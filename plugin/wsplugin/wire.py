@@ -219,7 +219,11 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
                     break
             stop = data + length
             plain = head in (WHOLE_TEXT, WHOLE_BINARY) and self.protocol.current_size is None
-            if length > max_size and not self._may_be_longer(head, length):
+            if head & 0x08:
+                if length > 125:
+                    self._fail_protocol("a control frame longer than 125 bytes")
+                    break
+            elif length > max_size and not self._may_be_longer(head, length):
                 self._fail_size()
                 break
             if stop > end:
@@ -241,9 +245,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self._start, self._end = start, end
 
     def _may_be_longer(self, head: int, length: int) -> bool:
-        """Tell whether a frame may be longer than the longest message."""
-        if head & 0x08:
-            return True  # a control frame, which has a limit of its own
+        """Tell whether a frame may be longer than the longest message, as it is compressed."""
         compressed = head & RSV1 or head & 0x0F == CONT
         return bool(self.protocol.extensions) and bool(compressed) and length <= self._max_frame
 

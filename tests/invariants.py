@@ -1,0 +1,128 @@
+"""What holds for every stream of lines that the plugin writes, whatever servers and host do."""
+
+from typing import Any
+
+REQUEST_CODES = {"not-open", "buffer-full", "unknown-id", "invalid-payload", "shutting-down"}
+CAUSES = {"host", "server", "limit", "background", "shutdown", "failure"}
+
+
+class Violation(AssertionError):
+    """A line that the contract does not allow here."""
+
+
+class Checker:
+    """Follows requests and lines; raises at the first line that must not be.
+
+    Every request with an id has exactly one answer. Every connection has exactly one `close` event
+    and nothing after it, one `error` event at most and directly before it, `open` before messages.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[Any, dict[str, Any]] = {}
+        """Requests without answer, by id."""
+        self.created: list[str] = []
+        """All connections, in order."""
+        self.events: dict[str, list[tuple[str, Any]]] = {}
+        """Events by connection."""
+        self.sent: dict[str, list[Any]] = {}
+        """Data of the sends answered with `{}`, by connection."""
+        self.ended = 0
+        """How many connections have had their `close` event."""
+        self._order: dict[Any, int] = {}
+        self._refused: dict[str, int] = {}
+        self._existed: dict[Any, list[str]] = {}
+        self._error: str | None = None
+
+    def request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take note of a request, before it is written; return it."""
+        if request.get("id") is not None:
+            assert request["id"] not in self.pending
+            self.pending[request["id"]] = request
+            self._order[request["id"]] = len(self._order)
+            if request["action"] == "app-background":
+                self._existed[request["id"]] = list(self.created)
+        return request
+
+    def line(self, line: Any) -> None:
+        """Check the next line."""
+        if self._error is not None:
+            payload = line.get("payload", {})
+            if (payload.get("id"), payload.get("name")) != (self._error, "close"):
+                raise Violation(f"between an error and its close: {line}")
+        if "event" in line:
+            self._event(line["payload"]["id"], line["payload"]["name"], line["payload"]["payload"])
+        else:
+            self._answer(line)
+
+    def finish(self) -> None:
+        """Check that nothing is owed."""
+        if self.pending:
+            raise Violation(f"without answer: {self.pending}")
+        for id, events in self.events.items():
+            if not events or events[-1][0] != "close":
+                raise Violation(f"{id} has not been closed: {events}")
+
+    def closed(self, id: str) -> bool:
+        """Tell whether a connection has had its `close` event."""
+        return bool(self.events[id]) and self.events[id][-1][0] == "close"
+
+    def _answer(self, line: Any) -> None:
+        request = self.pending.pop(line["id"], None)
+        if request is None:
+            raise Violation(f"not asked for: {line}")
+        action = request["action"]
+        id = request.get("payload", {}).get("id")
+        if "error" in line:
+            if line["error"]["code"] not in REQUEST_CODES:
+                raise Violation(f"{line} to {request}")
+            if action == "websocket-send" and line["error"]["code"] == "not-open":
+                self._refused.setdefault(id, self._order[line["id"]])
+        elif action == "websocket-create":
+            id = line["response"]["id"]
+            if id != f"ws-{len(self.created) + 1}":
+                raise Violation(f"{line} after {len(self.created)} connections")
+            self.created.append(id)
+            self.events[id] = []
+            self.sent[id] = []
+        elif action == "websocket-send":
+            refused = self._refused.get(id, self._order[line["id"]])
+            if refused < self._order[line["id"]] or self.closed(id):
+                raise Violation(f"{line} to {request} after an end")
+            self.sent[id].append(request["payload"]["data"])
+        elif action == "app-background":
+            left = [id for id in self._existed[line["id"]] if not self.closed(id)]
+            if left:
+                raise Violation(f"{line} before the end of {left}")
+
+    def _event(self, id: str, name: str, payload: Any) -> None:
+        if id not in self.events:
+            raise Violation(f"{name} of {id} before the answer that creates it")
+        events = self.events[id]
+        names = [name for name, _ in events]
+        if "close" in names:
+            raise Violation(f"{name} of {id} after its close")
+        match name:
+            case "open":
+                if names:
+                    raise Violation(f"open of {id} after {names}")
+            case "message":
+                if "open" not in names:
+                    raise Violation(f"message of {id} before its open")
+            case "error":
+                self._error = id
+            case "close":
+                self._check_close(id, payload, "error" in names)
+                self._error = None
+                self.ended += 1
+            case _:
+                raise Violation(f"unknown event {name}")
+        events.append((name, payload))
+
+    def _check_close(self, id: str, payload: Any, failed: bool) -> None:
+        code, reason, cause = payload["code"], payload["reason"], payload["cause"]
+        if cause not in CAUSES or failed != (cause == "failure"):
+            raise Violation(f"cause of {id} with{'' if failed else 'out'} error: {payload}")
+        if (failed or code == 1006) and not (code == 1006 and reason):
+            raise Violation(f"an abnormal end of {id} must be 1006, and say why: {payload}")
+        if cause == "server" and code == 1006:
+            raise Violation(f"no server can close with 1006: {payload}")
