@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     InvalidHandshake,
+    InvalidHeader,
     InvalidProxy,
     InvalidProxyStatus,
+    NegotiationError,
     ProxyError,
 )
 from websockets.proxy import get_proxy
