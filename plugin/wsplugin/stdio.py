@@ -25,6 +25,7 @@ CHUNK: Final = 65_536
 HIGH_WATER: Final = 2**20
 LOW_WATER: Final = 2**18
 BOM: Final = b"\xef\xbb\xbf"
+PIPE_SIZE: Final = 2**18
 # What poll() promises for a pipe that it calls writable (POSIX: at least PIPE_BUF bytes).
 DIRECT: Final = 4096
 
@@ -236,7 +237,7 @@ class Output:
         self._closing = False
         self._drained = asyncio.Event()
         self._waker = _Waker(fd)
-        self._writable = _Writability(fd)
+        self._room = _Room(fd)
         self._thread = threading.Thread(target=self._run, name="stdout", daemon=True)
         self._thread.start()
 
@@ -274,7 +275,7 @@ class Output:
             return
         # Without the thread a small write takes a third of the time (a round trip 250, not
         # 440 microseconds). Nothing can overtake: the queue is empty and only we add to it.
-        if not self._queued and len(batch) <= DIRECT and self._writable():
+        if not self._queued and len(batch) <= self._room(len(batch)):
             try:
                 written = os.write(self._fd, batch)
             except BlockingIOError:
@@ -411,17 +412,49 @@ class _Waker:
             os.close(self._sender)
 
 
-class _Writability:
-    """Tells whether :data:`DIRECT` bytes can be written without waiting."""
+class _Room:
+    """Tells how many bytes can be written without waiting.
+
+    A Linux pipe holds pages, and a write that does not fit in the rest of the last page begins a
+    new one: at worst every second byte of what is used is lost. That bound lets a batch of 64 KiB
+    go out without the thread, which halves the CPU of a flood of such messages (112 for 210 us).
+    """
 
     def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._poll: select.poll | None = None
+        self._capacity = 0
         if sys.platform != "win32":
             mode = os.fstat(fd).st_mode
             if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                 self._poll = select.poll()
                 self._poll.register(fd, select.POLLOUT)
+            if stat.S_ISFIFO(mode) and sys.platform == "linux":
+                self._capacity = _enlarge_pipe(fd)
         self._yes = [(fd, select.POLLOUT)] if self._poll else []
 
-    def __call__(self) -> bool:
-        return self._poll is not None and self._poll.poll(0) == self._yes
+    def __call__(self, wanted: int) -> int:
+        if self._poll is None or self._poll.poll(0) != self._yes:
+            return 0
+        if wanted <= DIRECT or not self._capacity:
+            return DIRECT
+        used = _bytes_in_pipe(self._fd)
+        return max(DIRECT, self._capacity - 2 * (used + DIRECT))
+
+
+def _enlarge_pipe(fd: int) -> int:
+    """Give a Linux pipe more room, fewer switches between processes; return its capacity."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError:
+        pass  # the user has too many large pipes: this one stays as it is
+    return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+
+
+def _bytes_in_pipe(fd: int) -> int:
+    import fcntl
+    import termios
+
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -22,10 +22,12 @@ from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.streams import StreamReader
 
+from wsplugin.stdio import CHUNK
+
 if TYPE_CHECKING:
     from wsplugin.connection import Connection
 
-BUFFER: Final = 65_536
+BUFFER: Final = 262_144
 WRITE_HIGH_WATER: Final = 65_536
 # FIN and opcode of whole, uncompressed messages.
 WHOLE_TEXT: Final = 0x81
@@ -157,17 +159,16 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return room for the next read (``asyncio.BufferedProtocol``)."""
         rest = self._end - self._start
-        size = len(self._buffer)
-        if not rest and size == BUFFER:
-            self._start = self._end = 0
-        elif self._end == size or size > 4 * max(rest, BUFFER):
-            # A frame longer than the buffer: grow as its bytes come, not as its header claims.
-            room = BUFFER
-            while room < 2 * rest:
-                room *= 2
-            buffer = bytearray(room)
-            buffer[:rest] = memoryview(self._buffer)[self._start : self._end]
-            self._buffer, self._start, self._end = buffer, 0, rest
+        room = BUFFER
+        while room < 2 * rest:
+            room *= 2
+        # A frame longer than the buffer: grow as its bytes come, not as its header claims.
+        if not rest or self._end == len(self._buffer):
+            view = memoryview(self._buffer)[self._start : self._end]
+            if room != len(self._buffer):
+                self._buffer = bytearray(room)
+            memoryview(self._buffer)[:rest] = view
+            self._start, self._end = 0, rest
         return memoryview(self._buffer)[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -240,7 +241,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             else:
                 self._encoder.append_binary(output.batch, view[data:stop])
             start = stop
-            if len(output.batch) > BUFFER:
+            if len(output.batch) > CHUNK:
                 output.flush()
         self._start, self._end = start, end
 
