@@ -32,12 +32,16 @@ from wsplugin.messages import (
     RequestError,
     Send,
     SendArrayBuffer,
+    SendNumbers,
     SendText,
+    ShortRequest,
+    ShortSend,
     decode_bytes,
     decode_request,
     encode_answer,
     encode_done,
     encode_error,
+    to_bytes,
 )
 from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url
 from wsplugin.settings import Settings
@@ -122,9 +126,9 @@ class Manager:
 
     # --- actions ---
 
-    def _dispatch(self, request: Request) -> None:
+    def _dispatch(self, request: Request | ShortRequest) -> None:
         match request:
-            case Send():
+            case ShortSend() | Send():
                 self._send(request)
             case Create():
                 self._create(request)
@@ -135,11 +139,13 @@ class Manager:
             case Describe():
                 self._describe(request)
 
-    def _send(self, request: Send) -> None:
+    def _send(self, request: Send | ShortSend) -> None:
         payload = request.payload
         data: bytes | bytearray
         if isinstance(payload, SendText):
             opcode, data = TEXT, payload.data.encode()
+        elif isinstance(payload, SendNumbers):
+            opcode, data = BINARY, to_bytes(payload.data)
         elif isinstance(payload, SendArrayBuffer):
             opcode, data = BINARY, decode_bytes(payload.data)
         else:

@@ -73,6 +73,15 @@ class SendArrayBuffer(
     data: ByteArray
 
 
+class SendNumbers(
+    Struct, tag_field="type", tag="arraybuffer", forbid_unknown_fields=True, frozen=True
+):
+    """The same as :class:`SendArrayBuffer`, decoded: for lines that are not long."""
+
+    id: str
+    data: list[int]
+
+
 class SendBase64(
     Struct, tag_field="type", tag="base64", forbid_unknown_fields=True, frozen=True, gc=False
 ):
@@ -126,6 +135,15 @@ class Send(
     id: Id = None
 
 
+class ShortSend(
+    Struct, tag_field="action", tag="websocket-send", forbid_unknown_fields=True, frozen=True
+):
+    """The same as :class:`Send`, for lines that are not long."""
+
+    payload: SendText | SendNumbers | SendBase64
+    id: Id = None
+
+
 class Close(
     Struct, tag_field="action", tag="websocket-close", forbid_unknown_fields=True, frozen=True
 ):
@@ -154,6 +172,7 @@ class Describe(
 
 
 Request = Create | Send | Close | Background | Describe
+ShortRequest = Create | ShortSend | Close | Background | Describe
 ACTIONS: Final = (
     "websocket-create",
     "websocket-send",
@@ -350,7 +369,10 @@ class RequestError(Exception):
 # every byte of the message, so an 8 MiB message would need 64 MiB more at once.
 SLICE: Final = 65_536
 
-_decode_request: Callable[[bytes | bytearray], Request] = msgspec.json.Decoder(Request).decode
+_decode_long: Callable[[bytes | bytearray], Request] = msgspec.json.Decoder(Request).decode
+_decode_short: Callable[[bytes | bytearray], ShortRequest] = msgspec.json.Decoder(
+    ShortRequest
+).decode
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
 _decode_raw = msgspec.json.Decoder(Raw).decode
 _decode_id: Callable[[bytes | Raw], Id] = msgspec.json.Decoder(Id).decode
@@ -373,22 +395,25 @@ _decode_envelope = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_headers = msgspec.json.Decoder(_HeadersEnvelope).decode
 
 
-def decode_request(line: bytes | bytearray) -> Request | None:
+def decode_request(line: bytes | bytearray) -> Request | ShortRequest | None:
     """Decode one line from the host, without its LF; None for a blank line.
+
+    Leaving the numbers of a message undecoded at first bounds the memory of long lines; for
+    1 KiB it would take 38 microseconds in place of 28.
 
     Raises:
         RequestError: with the id of the request wherever one can be read.
 
     """
     try:
-        return _decode_request(line)
+        return _decode_short(line) if len(line) <= SLICE else _decode_long(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         if not line.strip():
             return None
         raise _explain(line, exc) from None
 
 
-def decode_bytes(data: Raw) -> bytes | bytearray:
+def decode_bytes(data: Raw) -> bytearray:
     """Decode the JSON array of an ``arraybuffer`` message, :data:`SLICE` characters at a time.
 
     Raises:
@@ -403,7 +428,7 @@ def decode_bytes(data: Raw) -> bytes | bytearray:
         raise
 
 
-def _decode_bytes(text: memoryview) -> bytes | bytearray:
+def _decode_bytes(text: memoryview) -> bytearray:
     if len(text) <= SLICE:
         return _decode_slice(text, 0)
     message = bytearray()
@@ -426,20 +451,34 @@ def _decode_bytes(text: memoryview) -> bytes | bytearray:
     return message
 
 
-def _decode_slice(text: memoryview | bytes, offset: int) -> bytes:
+def _decode_slice(text: memoryview | bytes, offset: int) -> bytearray:
     """Decode a JSON array of bytes; `offset` is the index of its first element."""
-    numbers: list[int] = []
     try:
         numbers = _decode_numbers(text)
-        # bytes() checks the range: a third faster than constraints on the decoder's type.
-        return bytes(numbers)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         index = re.search(r"`\$\[(\d+)\]", str(exc))
         where = f"payload.data[{int(index[1]) + offset}]" if index else "payload.data"
+        raise RequestError(
+            "invalid-payload", f"{where}: expected an array of integers 0 to 255"
+        ) from None
+    return to_bytes(numbers, offset)
+
+
+def to_bytes(numbers: list[int], offset: int = 0) -> bytearray:
+    """Make bytes of numbers, the first of which is element `offset` of ``payload.data``.
+
+    Raises:
+        RequestError: ``invalid-payload``, naming the element.
+
+    """
+    try:
+        # It checks the range, for 3 ns a number; bytes() takes 8, constraints on the type 8 too.
+        return bytearray(numbers)
     except (ValueError, OverflowError):
         at = next(i for i, number in enumerate(numbers) if not 0 <= number <= 255)
-        where = f"payload.data[{at + offset}]"
-    raise RequestError("invalid-payload", f"{where}: expected an array of integers 0 to 255")
+    raise RequestError(
+        "invalid-payload", f"payload.data[{at + offset}]: expected an integer 0 to 255"
+    )
 
 
 def _not_utf8(data: bytes | bytearray | Raw) -> bool:
@@ -637,10 +676,11 @@ class MessageEncoder:
         if self._base64:
             encode_into(data, buffer, -1)
         else:
-            encode_into(list(data[:SLICE]), buffer, -1)
+            # A list of bytes takes 3.5 ns a byte, a list of a memoryview 9.
+            encode_into(list(bytes(data[:SLICE])), buffer, -1)
             for start in range(SLICE, len(data), SLICE):
                 # Overwrite the "]" of the slice before with the "[" of this one, then join them.
                 joint = len(buffer) - 1
-                encode_into(list(data[start : start + SLICE]), buffer, joint)
+                encode_into(list(bytes(data[start : start + SLICE])), buffer, joint)
                 buffer[joint] = 0x2C
         buffer += self.end
