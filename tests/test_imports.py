@@ -17,7 +17,7 @@ ORDER = [
     ["__init__"],
     ["messages"],
     ["settings", "transcript", "log", "compression"],
-    ["policy"],
+    ["policy", "record", "replay"],
     ["stdio"],
     ["connection"],
     ["wire"],
@@ -39,7 +39,7 @@ LATE = {
     ("__init__", "settings"),
 }
 LIBRARIES = {
-    "msgspec": {"messages", "settings", "schema", "transcript"},
+    "msgspec": {"messages", "settings", "schema", "transcript", "record", "replay"},
     "websockets": {"compression", "wire", "opening"},
 }
 

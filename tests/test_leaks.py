@@ -57,7 +57,8 @@ def closed_by_server(plugin: Plugin, server: Listener) -> None:
         id, peer = listener.open(plugin)
         with peer:
             peer.send(frame(CLOSE))
-            assert plugin.event(id, "close")["cause"] == "server"
+            peer.expect_close()
+        assert plugin.event(id, "close")["cause"] == "server"
 
 
 def reset_with_sends_waiting(plugin: Plugin, server: Listener) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from wsplugin.lazy import defer_imports
 
 if TYPE_CHECKING:
+    from wsplugin.record import Recorder
     from wsplugin.session import Session
 
 # Windows has no SIGTERM that another process could send; Ctrl+Break is its like.
@@ -24,16 +25,19 @@ SIGNALS = [
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the plugin over stdin and stdout; ends the process."""
+    """Run the plugin, or what stands in for it, over stdin and stdout; ends the process."""
     for number in SIGNALS:
         # Nothing has begun yet that would have to be ended.
         signal.signal(number, lambda *_: os._exit(0))
     defer_imports()
     arguments = sys.argv[1:] if argv is None else argv
+    recorder: Recorder | None = None
+    if arguments and arguments[0] == "replay":
+        stand_in(arguments[1:])
     if arguments:
-        from wsplugin.options import parse
+        from wsplugin.options import parse_with_recorder
 
-        settings, level = parse(arguments)
+        settings, level, recorder = parse_with_recorder(arguments)
     else:
         from wsplugin.settings import Settings
 
@@ -44,19 +48,42 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     log = configure_logging(level)
     from wsplugin.session import serve
 
-    status = serve(stdin, stdout, settings, handle_signals)
+    def on_start(session: "Session") -> None:
+        handle_signals(session, recorder)
+        if recorder is not None:
+            recorder.start()
+            session.record(recorder)
+
+    status = serve(stdin, stdout, settings, on_start)
+    if recorder is not None:
+        recorder.exit(status)
     log.drain()
     # Not sys.exit(): it would wait for threads that may be stuck, in a name server's silence or
     # in a write to a host that does not read.
     os._exit(status)
 
 
-def handle_signals(session: "Session") -> None:
+def stand_in(arguments: Sequence[str]) -> NoReturn:
+    """Replay a recording; ends the process."""
+    from wsplugin.options import parse_replay
+
+    path, speed = parse_replay(arguments)
+    stdin, stdout = take_descriptors()
+    from wsplugin.replay import replay
+
+    os._exit(replay(path, speed, stdin, stdout))
+
+
+def handle_signals(session: "Session", recorder: "Recorder | None" = None) -> None:
     """End the session in order on the first signal, the process at once on the second."""
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        if recorder is not None:
+            recorder.signal(signal.Signals(number).name)
         if received:
+            if recorder is not None:
+                recorder.exit(128 + number)
             os._exit(128 + number)
         received.append(number)
         session.stop_soon()

@@ -2,7 +2,7 @@
 
 States run one way: WAITING (for a place) → CONNECTING → OPEN → CLOSING → CLOSED, and any of them
 may be left out. How frames travel is the business of ``wire.py``, which is imported with the
-first connection: the network libraries are nine tenths of the plugin's start.
+first connection, and with it the network libraries.
 """
 
 import asyncio
@@ -245,7 +245,7 @@ class Connection:
     # --- the course of things ---
 
     async def _connect(self) -> None:
-        # The network libraries take nine tenths of the time that the plugin needs to start.
+        # Not before: a bad line is answered without loading the network libraries.
         from wsplugin.opening import perform_opening_handshake
 
         await perform_opening_handshake(self)

@@ -654,7 +654,7 @@ class MessageEncoder:
     """Appends the ``message`` events of one connection to a buffer.
 
     Every event of a connection starts and ends with the same bytes; they are encoded once.
-    Encoding a whole :class:`Event` instead takes 2.4 times as long for 100 bytes of text.
+    Encoding a whole :class:`Event` instead takes twice as long for 100 bytes of text (0.7 us).
     """
 
     def __init__(self, connection: str, binary_type: BinaryType) -> None:

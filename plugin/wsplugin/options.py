@@ -8,18 +8,27 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wsplugin import __version__
 from wsplugin.policy import parse_host_pattern
 from wsplugin.settings import Settings
+
+if TYPE_CHECKING:
+    from wsplugin.record import Recorder
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def parse(argv: Sequence[str]) -> tuple[Settings, str]:
-    """Return settings and log level.
+    """Return settings and log level; as :func:`parse_with_recorder` otherwise."""
+    settings, level, _ = parse_with_recorder(argv)
+    return settings, level
+
+
+def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder | None"]:
+    """Return settings, log level, and what records the conversation if anything should.
 
     Raises:
         SystemExit: status 2 for a wrong option, 0 after ``--help``, ``--version``, ``--schema``.
@@ -33,6 +42,7 @@ def parse(argv: Sequence[str]) -> tuple[Settings, str]:
         sys.stdout.write(schema_text())
         sys.exit(0)
     level = arguments.pop("log_level")
+    record, redact_data = arguments.pop("record"), arguments.pop("record_redact_data")
     arguments["allow_hosts"] = tuple(arguments["allow_hosts"])
     settings = Settings(**arguments)
     if settings.ca_file is not None:
@@ -42,7 +52,41 @@ def parse(argv: Sequence[str]) -> tuple[Settings, str]:
             tls_context(settings.ca_file)
         except OSError as exc:
             parser.error(f"argument --ca-file: no certificates in {settings.ca_file}: {exc}")
-    return settings, level
+    recorder = None
+    if record is not None:
+        from wsplugin.record import Recorder
+
+        try:
+            recorder = Recorder(record, redact_data=redact_data)
+        except OSError as exc:
+            parser.error(f"argument --record: cannot write {record}: {exc.strerror}")
+    return settings, level, recorder
+
+
+def parse_replay(argv: Sequence[str]) -> tuple[str, float]:
+    """Return the file and the speed of ``wsplugin replay``.
+
+    Raises:
+        SystemExit: status 2 for a wrong argument, 0 after ``--help``.
+
+    """
+    parser = argparse.ArgumentParser(
+        prog="wsplugin replay",
+        description="Stand in for the plugin: check a host's lines against a recording, and "
+        "answer as it says.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="what --record has written, or a transcript")
+    parser.add_argument(
+        "--speed",
+        help="1 keeps the recorded pauses, 0 drops them (default 0)",
+        type=float,
+        choices=(0, 1),
+        metavar="1|0",
+        default=0,
+    )
+    arguments = parser.parse_args(argv)
+    return arguments.file, arguments.speed
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -91,6 +135,13 @@ def make_parser() -> argparse.ArgumentParser:
     option("--ca-file", str, "FILE", "certificates trusted in addition to the system's")
     option("--proxy", proxy_url, "URL", "proxy to use, or none", "default the system's")
     option("--linger", seconds, "S", "seconds to stay connected after the end of stdin")
+    add(
+        "--record",
+        "write the conversation to a file as it happens, without header values, URL queries and "
+        "other secrets; for 'wsplugin replay FILE'",
+        metavar="FILE",
+    )
+    add("--record-redact-data", "leave the messages' payloads out too", action="store_true")
     add(
         "--log-level",
         "of what goes to stderr (default warning)",

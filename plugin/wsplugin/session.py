@@ -3,12 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsplugin.manager import Manager
 from wsplugin.messages import RequestError
 from wsplugin.settings import Settings
 from wsplugin.stdio import CHUNK, Lines, Output, open_input
+
+if TYPE_CHECKING:
+    from wsplugin.record import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,12 @@ class Session:
         self._output = Output(stdout, loop, on_drained=self._drained, on_gone=self.stop)
         self._manager = Manager(settings, self._output, self._idle.set)
         self._input = open_input(stdin, self._feed, loop)
+        self._recorder: Recorder | None = None
+
+    def record(self, recorder: "Recorder") -> None:
+        """Record what passes; to be called before :meth:`run`."""
+        self._recorder = recorder
+        self._output.record = recorder.lines_out
 
     async def run(self) -> int:
         """Serve until the host, a signal or the loss of the host ends it; return the exit status.
@@ -105,6 +114,8 @@ class Session:
         self._output.cork()
         line: bytes | bytearray | RequestError | None = None
         while not self._output.full and (line := next(self._lines, None)) is not None:
+            if self._recorder is not None:
+                self._recorder.line_in(line)
             self._manager.handle(line)
             if len(self._output.batch) > CHUNK:
                 self._output.flush()
@@ -112,6 +123,8 @@ class Session:
         self._output.uncork()
         if line is None and self._input_ended and not self._finishing:
             self._finishing = True
+            if self._recorder is not None:
+                self._recorder.end_of_stdin()
             self._manager.linger(self._settings.linger)
 
     def _drained(self) -> None:

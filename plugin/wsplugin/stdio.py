@@ -223,6 +223,8 @@ class Output:
         self.batch = bytearray()
         self.full = False
         self.gone = False
+        self.record: Callable[[bytearray], None] | None = None
+        """Called with the lines of every batch before it goes out."""
         self._fd = fd
         self._loop = loop
         self._on_drained = on_drained
@@ -273,8 +275,10 @@ class Output:
         if self.gone:
             batch.clear()
             return
-        # Without the thread a small write takes a third of the time (a round trip 250, not
-        # 440 microseconds). Nothing can overtake: the queue is empty and only we add to it.
+        if self.record is not None:
+            self.record(batch)
+        # A round trip takes a fifth less CPU without the thread (137 for 169 microseconds).
+        # Nothing can overtake: the queue is empty and only we add to it.
         if not self._queued and len(batch) <= self._room(len(batch)):
             try:
                 written = os.write(self._fd, batch)

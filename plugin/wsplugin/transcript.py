@@ -48,6 +48,8 @@ Lines out are compared as JSON values. What truly varies is written as a placeho
     whole as ``"<=string>"``.
 ``"<more>": ""``
     As a member of an object: any members beyond those written are allowed.
+Who stands in for the plugin compares lines in so too, and takes any id for a request's id.
+
 ``<NAME>``
     In a line in, in options and in scripts: the port of that server. Whoever plays a transcript
     may define further names, such as ``<ca>`` for the file of a certificate authority.
@@ -352,6 +354,19 @@ def example(value: Any) -> Any:
             return value[2:-1]
         case str():
             return _PLACEHOLDER.sub(lambda match: match[1], value)
+        case _:
+            return value
+
+
+def literal(value: Any) -> Any:
+    """Return what matches `value` alone, whatever brackets its strings have."""
+    match value:
+        case dict():
+            return {name: literal(member) for name, member in value.items()}
+        case list():
+            return [literal(element) for element in value]
+        case str() if _is_exact(value) or _PLACEHOLDER.search(value):
+            return f"<={value}>"
         case _:
             return value
 

@@ -200,8 +200,8 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         start, end = self._start, self._end
         output = self._output
         max_size = self._max_size
-        # The library's parser and one flush for each message would take 2.3 times as long for
-        # messages of 100 bytes.
+        # The library's parser, with msgspec's encoder behind it, takes 4.9 microseconds for a
+        # message of 100 bytes; this and all else to the pipe takes 1.7 (tests/benchmark).
         while not self._deaf and not output.full and end - start >= 2:
             head = buffer[start]
             length = buffer[start + 1]
