@@ -25,7 +25,7 @@ ORDER = [
     ["manager"],
     ["session"],
     ["schema"],
-    ["options"],
+    ["options", "lazy"],
     ["cli"],
     ["__main__"],
 ]

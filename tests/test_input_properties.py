@@ -18,8 +18,11 @@ from wsplugin.messages import (
     RequestError,
     Send,
     SendArrayBuffer,
+    SendNumbers,
+    ShortSend,
     decode_bytes,
     decode_request,
+    to_bytes,
 )
 from wsplugin.policy import check_close
 
@@ -101,6 +104,8 @@ def outcome(line: bytes) -> tuple[str, Any] | None:
         match request:
             case Send(payload=SendArrayBuffer(data=data)):
                 decode_bytes(data)
+            case ShortSend(payload=SendNumbers(data=numbers)):
+                to_bytes(numbers)
             case Close(payload=payload):
                 check_close(payload.code, payload.reason)
     except RequestError as error:

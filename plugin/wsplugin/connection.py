@@ -255,10 +255,17 @@ class Connection:
         if self.state is not State.CONNECTING:
             return
         if exc is not None and self._failure is None and self._cut is None:
+            self._failure = self._explain(exc)
+        self._finish()
+
+    def _explain(self, exc: BaseException) -> ErrorPayload:
+        try:
             from wsplugin.opening import explain_failure
 
-            self._failure = explain_failure(exc, self)
-        self._finish()
+            return explain_failure(exc, self)
+        except Exception as bug:  # noqa: BLE001 - whatever it is, the `close` event must come
+            logger.error("%s: cannot explain %r (%s)", self.id, type(exc), type(bug).__name__)
+            return ErrorPayload("the connection could not be opened", "network-error")
 
     def _open_timed_out(self, seconds: float) -> None:
         self._failure = ErrorPayload(

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 # asyncio imports ssl and inspect, websockets imports the other two.
 UNUSED: Final = ("inspect", "importlib.metadata", "urllib.request", "ssl", "asyncio.sslproto")
+# Where a module is reached as an attribute of its package; asyncio only says "from . import".
+PARENTS: Final = ("importlib", "urllib")
 
 
 class LazyModule(ModuleType):
@@ -32,5 +34,9 @@ class LazyModule(ModuleType):
 def defer_imports() -> None:
     """Put stand-ins in the place of modules that have not been imported."""
     for name in UNUSED:
-        if name not in sys.modules:
-            sys.modules[name] = LazyModule(name)
+        if name in sys.modules:
+            continue
+        sys.modules[name] = module = LazyModule(name)
+        parent, _, child = name.rpartition(".")
+        if parent in PARENTS:
+            setattr(__import__(parent), child, module)

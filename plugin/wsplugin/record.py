@@ -155,7 +155,7 @@ def redacted_url(url: str) -> str:
 
 
 def _request(members: dict[str, Any], *, redact_data: bool) -> dict[str, Any]:
-    known = {}
+    known: dict[str, Any] = {}
     for name, value in members.items():
         match name, value:
             case "payload", dict():

@@ -10,36 +10,34 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import msgspec
-from msgspec import Struct
 
 from wsplugin.transcript import (
+    BOM,
     Die,
     Elapsed,
     EndOfStdin,
+    Expected,
     Late,
-    LineIn,
     LineOut,
     LinesOut,
     Mismatch,
     Signal,
     Split,
-    Step,
     Transcript,
     difference,
     example,
     parse,
+    whole_lines,
 )
 
 # What lies between the two halves of a line, for the host to read them apart.
 SPLIT_SECONDS: Final = 0.05
 # A host that has died sends no signal.
 SIGNAL_TIMEOUT: Final = 30
-BOM: Final = b"\xef\xbb\xbf"
 
 
 def replay(path: str, speed: float, stdin: int, stdout: int) -> int:
@@ -55,18 +53,13 @@ def replay(path: str, speed: float, stdin: int, stdout: int) -> int:
         return 2
     try:
         with open(stdin, "rb", closefd=False) as lines:
-            Replay(transcript, speed, lines, stdout).run()
+            player = Replay(transcript, speed, lines, stdout)
+            player.catch_signals()
+            player.run()
     except Mismatch as exc:
         sys.stderr.write(f"wsplugin: replay: {path}: {exc}\n")
         return 1
     return 0
-
-
-class Expected(Struct, frozen=True):
-    """A whole line that the host writes, wherever the transcript's pieces of it begin and end."""
-
-    number: int
-    data: bytes
 
 
 class Replay:
@@ -92,7 +85,6 @@ class Replay:
             Mismatch: the host says something else, or is gone.
 
         """
-        self._catch_signals()
         ends_itself = self._transcript.exit_status != 0
         for step in whole_lines(self._transcript):
             match step:
@@ -168,15 +160,15 @@ class Replay:
         id, others = value.get("id"), line.get("id")
         if _is_id(id) and _is_id(others):
             value["id"] = line["id"] = ""
-            self._ids.setdefault(id, collections.deque()).append(others)
+            self._ids.setdefault(example(id), collections.deque()).append(others)
         return difference(value, line)
 
     # --- the plugin's lines ---
 
     def _write(self, line: LineOut) -> None:
         value = example(line.value)
-        if isinstance(value, dict) and (waiting := self._ids.get(_key(value))):
-            value["id"] = waiting.popleft()
+        if isinstance(value, dict) and _is_id(id := value.get("id")) and self._ids.get(id):
+            value["id"] = self._ids[id].popleft()
         data = msgspec.json.encode(value) + b"\n"
         time.sleep(self._pause + self._late)
         try:
@@ -202,7 +194,8 @@ class Replay:
 
     # --- signals ---
 
-    def _catch_signals(self) -> None:
+    def catch_signals(self) -> None:
+        """Have signals noted: those of the transcript as its steps, others as a difference."""
         steps = self._transcript.steps
         expected = {step.name for step in steps if isinstance(step, Signal)}
 
@@ -225,37 +218,10 @@ class Replay:
         self._signals.remove(step.name)
 
 
-def whole_lines(transcript: Transcript) -> Iterator[Step | Expected]:
-    """Yield the steps of a transcript with whole lines in place of what the host writes."""
-    held = b""
-    number = 0
-    at_start = True
-    for step in (*transcript.steps, None):
-        if isinstance(step, LineIn):
-            number = number if held else step.number
-            *ends, held = (held + step.data({})).split(b"\n")
-        elif held and (step is None or isinstance(step, EndOfStdin)):
-            ends, held = [held], b""  # the last line, without LF
-        else:
-            ends = []
-        for line in ends:
-            line = line.removeprefix(BOM) if at_start else line
-            at_start = False
-            if line.strip():
-                yield Expected(number, line.strip())
-        if step is not None and not isinstance(step, LineIn):
-            yield step
-
-
 def _is_id(value: object) -> bool:
     if isinstance(value, int):
         return not isinstance(value, bool) and -(2**63) <= value < 2**63
     return isinstance(value, str)
-
-
-def _key(line: dict[str, Any]) -> Any:
-    id = line.get("id")
-    return id if _is_id(id) else None
 
 
 def _text(line: bytes) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How long connections may take to end on a signal, a little more than each is given.
+STOP_TIMEOUT = 1.3
 # How long the last lines may take to be written once all connections have ended on a signal.
 FLUSH_TIMEOUT = 0.5
 
@@ -95,6 +97,8 @@ class Session:
     def stop(self) -> None:
         """End within two seconds."""
         self._stopped = True
+        # The last word, should a connection not end when it is cut.
+        self._loop.call_later(STOP_TIMEOUT, self._idle.set)
         self._manager.stop()
 
     def _feed(self, chunk: bytes) -> None:

@@ -48,20 +48,23 @@ Lines out are compared as JSON values. What truly varies is written as a placeho
     whole as ``"<=string>"``.
 ``"<more>": ""``
     As a member of an object: any members beyond those written are allowed.
-Who stands in for the plugin compares lines in so too, and takes any id for a request's id.
-
 ``<NAME>``
     In a line in, in options and in scripts: the port of that server. Whoever plays a transcript
     may define further names, such as ``<ca>`` for the file of a certificate authority.
+
+Whoever stands in for the plugin compares lines in the same way, as text where they are no JSON,
+and takes any id for that of a request.
 """
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NoReturn
 
 import msgspec
 from msgspec import Struct
+
+BOM: Final = b"\xef\xbb\xbf"
 
 ServerKind = Literal["plain", "tls", "absent", "untouched"]
 
@@ -144,6 +147,13 @@ class Split(Struct, frozen=True):
 
 Fault = Die | Late | Split
 Step = LineIn | LinesOut | Elapsed | Continue | EndOfStdin | Signal | Fault
+
+
+class Expected(Struct, frozen=True):
+    """A whole line that the host writes, wherever the transcript's pieces of it begin and end."""
+
+    number: int
+    data: bytes
 
 
 class ScriptLine(Struct, frozen=True):
@@ -326,6 +336,28 @@ class _Parser:
 
     def _fail(self, why: str) -> NoReturn:
         raise TranscriptError(f"line {self.number}: {why}")
+
+
+def whole_lines(transcript: Transcript) -> Iterator[Step | Expected]:
+    """Yield the steps of a transcript with whole lines in place of what the host writes."""
+    held = b""
+    number = 0
+    at_start = True
+    for step in (*transcript.steps, None):
+        if isinstance(step, LineIn):
+            number = number if held else step.number
+            *ends, held = (held + step.data({})).split(b"\n")
+        elif held and (step is None or isinstance(step, EndOfStdin)):
+            ends, held = [held], b""  # the last line, without LF
+        else:
+            ends = []
+        for line in ends:
+            line = line.removeprefix(BOM) if at_start else line
+            at_start = False
+            if line.strip():
+                yield Expected(number, line.strip())
+        if step is not None and not isinstance(step, LineIn):
+            yield step
 
 
 # --- placeholders -----------------------------------------------------------------------------
