@@ -19,7 +19,7 @@ OPTIONS = (
     "--max-connections", "--open-timeout", "--close-timeout", "--ping-interval", "--ping-timeout",
     "--max-message-size", "--max-line", "--max-send-buffer", "--allow-host", "--allow-insecure",
     "--block-private", "--ca-file", "--proxy", "--linger", "--log-level", "--schema", "--version",
-    "--help",
+    "--help", "--record", "--record-redact-data",
 )  # fmt: skip
 
 GOOD: list[tuple[list[str], dict[str, Any]]] = [

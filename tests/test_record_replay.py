@@ -139,6 +139,35 @@ def test_answers_carry_the_ids_of_the_host(name: str) -> None:
     assert received == [names.get(id, id) for id in answered]
 
 
+def test_whole_lines() -> None:
+    text = (TRANSCRIPT_FILES / "lines.txt").read_text(encoding="utf-8")
+    lines = [step for step in whole_lines(parse(text)) if isinstance(step, Expected)]
+    assert lines == [
+        Expected(2, b'{"id": 1, "action": "app-background"}'),
+        Expected(4, b'{"id": 2, "action": "app-background"}'),
+        Expected(5, b'{"id": 3, "action": "app-background"}'),
+        Expected(9, b'{"id": 4, "action": "app-background"}'),
+    ]
+
+
+def test_an_id_that_is_used_twice() -> None:
+    text = '> {"id": 1}\n' * 2 + '< {"id": 1, "error": "a"}\n< {"id": 1, "error": "b"}\n'
+    assert replay_lines(parse(text), [b'{"id": "x"}\n', b'{"id": "y"}\n']) == [
+        {"id": "x", "error": "a"},
+        {"id": "y", "error": "b"},
+    ]
+
+
+@pytest.mark.parametrize("given", [b"{}", b'{"id": null}'])
+@pytest.mark.parametrize("recorded", ["{}", '{"id": null}'])
+def test_null_is_the_same_as_no_id(given: bytes, recorded: str) -> None:
+    assert replay_lines(parse(f"> {recorded}"), [given]) == []
+    with pytest.raises(Mismatch, match=r"^line 1: id: "):
+        replay_lines(parse(f"> {recorded}"), [b'{"id": 1}'])
+    with pytest.raises(Mismatch, match=r"^line 1: id: missing"):
+        replay_lines(parse('> {"id": 1}'), [given])
+
+
 def demo(url: str, *options: str) -> str:
     """Run the example in Python and return what it prints."""
     command = [sys.executable, str(EXAMPLES / "python" / "demo.py"), url, *PLUGIN, *options]
@@ -329,6 +358,7 @@ def test_a_recording_replays(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert SECRET not in text
     assert "<=<b>bold</b>>" in text
+    assert '"id":5' in text.partition("@end-of-stdin\n")[0]
     assert text.endswith("@exit 0\n")
 
 

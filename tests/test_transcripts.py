@@ -319,7 +319,13 @@ def test_every_option_is_shown() -> None:
     assert len(options) > 10
     shown = {option for transcript in TRANSCRIPTS.values() for option in transcript.options}
     # What goes to stderr, or is no conversation, is no transcript.
-    assert options - shown == {"--log-level", "--schema", "--version"}
+    assert options - shown == {
+        "--log-level",
+        "--schema",
+        "--version",
+        "--record",
+        "--record-redact-data",
+    }
 
 
 # --- the format -------------------------------------------------------------------------------

@@ -235,8 +235,8 @@ class Connection:
 
     def lost(self, why: str) -> None:
         """The TCP connection is down, and everything received has been told."""
-        if self.state < State.OPEN:
-            return  # the task of the opening handshake tells
+        if self.state < State.OPEN or self.state is State.CLOSED:
+            return  # the task of the opening handshake tells, or has told
         if self.state is State.OPEN and self._cut is None:
             self._failure = ErrorPayload(why, "network-error")
         self._cut = self._cut or why
@@ -334,6 +334,12 @@ class Connection:
         closing = self._closing()
         logger.info("%s: closed with %d (%s)", self.id, closing.code, closing.cause)
         self.output.write(encode_event(self.id, closing))
+        if self.wire:
+            # Connection, wire and task refer to each other: without this a few hundred KiB of
+            # buffers and compression would wait for the garbage collector, with each of them.
+            self.wire.release()
+            self.wire = None
+        self._task = None
         self._owner.closed(self)
 
     def _closing(self) -> CloseEventPayload:

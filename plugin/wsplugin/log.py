@@ -49,7 +49,9 @@ def configure_logging(level: str) -> StderrHandler:
     """Log the plugin's own records of `level` and above to stderr."""
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    # The libraries' records hold headers, payloads and tracebacks that are none of the host's.
-    logging.basicConfig(handlers=[handler], level=logging.CRITICAL)
+    logging.basicConfig(handlers=[handler], level=logging.ERROR)
+    # The records of these hold headers, payloads and tracebacks.
+    for library in ("asyncio", "websockets"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     logging.getLogger("wsplugin").setLevel(level.upper())
     return handler

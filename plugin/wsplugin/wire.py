@@ -417,6 +417,13 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         reason = os.strerror(known) if known else "it ended without a Close frame"
         self.connection.lost(f"the connection was lost: {reason}")
 
+    def release(self) -> None:
+        """Give back memory, when the connection is done with."""
+        self._deaf = True
+        self._buffer = self._message = bytearray()
+        self._start = self._end = 0
+        self.protocol.extensions = []
+
     # --- flow control towards the host ---
 
     def pause_reading(self) -> None:
