@@ -236,7 +236,8 @@ def test_certificate_of_the_client_is_missed(authority: Authority, trusting: Plu
     context.verify_mode = ssl.CERT_REQUIRED
     with tls_server(accepting(context)) as listener:
         code, _ = failure(trusting, f"wss://localhost:{listener.port}/")
-    assert code == "tls-error"
+    # The alert says so, unless the reset that follows it overtakes it.
+    assert code in ("tls-error", "network-error")
 
 
 def test_tls_handshake_that_is_never_answered(trusting: Plugin) -> None:
