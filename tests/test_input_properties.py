@@ -26,6 +26,10 @@ from wsplugin.messages import (
 )
 from wsplugin.policy import check_close
 
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("wsplugin", deadline=None)
+settings.load_profile("wsplugin")
+
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -190,7 +194,7 @@ def _process() -> Iterator[Process]:
     process.finish()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lines=st.lists(documents | damaged() | st.binary(), max_size=20))
 def test_the_process_answers_and_lives(process: Process, lines: list[bytes]) -> None:
     for document in lines:

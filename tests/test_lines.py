@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Plugin
 from wsplugin.messages import RequestError
 from wsplugin.stdio import BOM, CHUNK, Lines
+
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("wsplugin", deadline=None)
+settings.load_profile("wsplugin")
 
 Line = bytes | tuple[str, Any]
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Plugin
 from wsplugin import messages
 from wsplugin.messages import SLICE, BinaryType, MessageEncoder, RequestError, decode_bytes
+
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("wsplugin", deadline=None)
+settings.load_profile("wsplugin")
 
 URL = "ws://127.0.0.1:1/"
 

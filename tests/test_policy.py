@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Listener, Peer, Plugin
@@ -27,6 +27,10 @@ from wsplugin.policy import (
     parse_url,
 )
 from wsplugin.settings import Settings
+
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("wsplugin", deadline=None)
+settings.load_profile("wsplugin")
 
 
 def refusal(check: Any, *arguments: Any) -> tuple[str, str]:

@@ -358,7 +358,9 @@ def test_a_recording_replays(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert SECRET not in text
     assert "<=<b>bold</b>>" in text
-    assert '"id":5' in text.partition("@end-of-stdin\n")[0]
+    before, mark, _ = text.partition("@end-of-stdin\n")
+    assert mark
+    assert '"id":5' in before
     assert text.endswith("@exit 0\n")
 
 

@@ -356,6 +356,7 @@ def whole_lines(transcript: Transcript) -> Iterator[Step | Expected]:
             at_start = False
             if line.strip():
                 yield Expected(number, line.strip())
+            number = step.number if step is not None else number
         if step is not None and not isinstance(step, LineIn):
             yield step
 
