@@ -226,7 +226,7 @@ TEXTS = st.sampled_from(["", "a", "é😀", "*" * 200])
 PICKS = st.integers(0, 5)
 HOST_LINES = st.one_of(
     st.tuples(st.just("create")),
-    st.tuples(st.just("send"), PICKS, TEXTS),
+    *[st.tuples(st.just("send"), PICKS, TEXTS)] * 3,
     st.tuples(st.just("close"), PICKS, st.sampled_from([1000, 4000]), st.sampled_from(["", "bye"])),
     st.tuples(st.just("background")),
     st.tuples(st.just("unknown")),
@@ -388,8 +388,9 @@ class Conversation(RuleBasedStateMachine):
                     url = f"{self.listener.url}ws-{self.model.created}"
                     request |= {"action": "websocket-create", "payload": {"url": url}}
                 case "send":
-                    self.model.send(id, target, arguments[1])
-                    payload = {"id": target, "type": "text", "data": arguments[1]}
+                    text = f"{arguments[1]}{id}"
+                    self.model.send(id, target, text)
+                    payload = {"id": target, "type": "text", "data": text}
                     request |= {"action": "websocket-send", "payload": payload}
                 case "close":
                     self.model.close(id, target, *arguments[1:])

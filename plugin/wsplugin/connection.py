@@ -116,11 +116,8 @@ class Connection:
 
     def connect(self) -> None:
         """Begin the opening handshake: the connection has been given its place."""
-        timeout = self.options.timeout
-        seconds = timeout / 1000 if isinstance(timeout, int) else self.settings.open_timeout
         self.state = State.CONNECTING
         logger.info("%s: connecting to %s:%d", self.id, self.target.host, self.target.port)
-        self._open_timer = self._loop.call_later(seconds, self._open_timed_out, seconds)
         self._task = self._loop.create_task(self._connect())
         # Not code behind an await: a task that is cancelled before it starts runs none of it.
         self._task.add_done_callback(self._connect_done)
@@ -248,6 +245,9 @@ class Connection:
         # Not before: a bad line is answered without loading the network libraries.
         from wsplugin.opening import perform_opening_handshake
 
+        timeout = self.options.timeout
+        seconds = timeout / 1000 if isinstance(timeout, int) else self.settings.open_timeout
+        self._open_timer = self._loop.call_later(seconds, self._open_timed_out, seconds)
         await perform_opening_handshake(self)
 
     def _connect_done(self, task: asyncio.Task[None]) -> None:

@@ -37,7 +37,7 @@ class CreatePayload(Struct, rename="camel", forbid_unknown_fields=True, frozen=T
 
     url: Annotated[str, _documented(pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$")]
     headers: Annotated[
-        dict[str, Annotated[str, _documented(pattern="^[ -~\u0080-\u00ff]*$")]],
+        dict[str, Annotated[str, _documented(pattern="^[ -~\u00a0-\u00ff]*$")]],
         _documented(propertyNames={"pattern": TOKEN_PATTERN}),
     ] = {}
     protocols: Annotated[

@@ -217,7 +217,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
             why = "this header cannot be set"
         elif lower in seen:
             why = "the name is given twice (case does not matter)"
-        elif re.search(r"[\x00-\x1f\x7f]|[^\x00-\xff]", value):
+        elif re.search(r"[\x00-\x1f\x7f-\x9f]|[^\x00-\xff]", value):
             why = "the value must be Latin-1 without control characters"
         else:
             seen.add(lower)

@@ -32,10 +32,10 @@ def serve(
     loop = asyncio.new_event_loop()
 
     def complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # One line for what asyncio finds wrong in a callback: a bug, ours or a library's. The
-        # text of the exception may repeat what a server sent.
+        # One line for what asyncio finds wrong in a callback, websockets' second end of a proxy's
+        # stream for one. The text of the exception may repeat what a server sent.
         kind = type(context.get("exception")).__name__
-        logger.error("%s (%s)", context.get("message"), kind)
+        logger.info("%s (%s)", context.get("message"), kind)
 
     loop.set_exception_handler(complain)
 
