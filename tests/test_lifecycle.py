@@ -420,13 +420,29 @@ def test_end_after_the_servers_close_frame(plugin: Plugin, server: Listener, end
 def test_broken_frames_while_closing(plugin: Plugin, server: Listener, bad: bytes) -> None:
     """It was ended on purpose: no error, and the reason says what went wrong."""
     id, peer = server.open(plugin)
-    with peer:
-        plugin.send(close(id))
-        assert plugin.read() == done("close")
-        peer.expect_close(1000)
-        peer.send(bad)
-        with within(1):
-            expect_abnormal(plugin.event(id, "close"), "host")
+    plugin.send(close(id))
+    assert plugin.read() == done("close")
+    peer.expect_close(1000)
+    peer.send(bad)
+    peer.close()
+    expect_abnormal(plugin.event(id, "close"), "host")
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_server_does_not_end_tcp_after_broken_frames(
+    plugin: Plugin, server: Listener, closing: bool
+) -> None:
+    id, peer = server.open(plugin)
+    with peer, within(1):
+        if closing:
+            plugin.send(close(id))
+            assert plugin.read() == done("close")
+            peer.expect_close(1000)
+        peer.send(frame(3))
+        events = plugin.events_to_close(id)
+        peer.expect_end()
+    assert [name for name, _ in events] == (["close"] if closing else ["error", "close"])
+    expect_abnormal(events[-1][1], "host" if closing else "failure")
 
 
 @ENDS
