@@ -42,7 +42,7 @@ def defer_imports() -> None:
     # The opening handshake needs SHA-1; for that hashlib would load all of OpenSSL.
     if "_hashlib" not in sys.modules:
         try:
-            import _sha1  # noqa: F401 - Python can be built without
+            __import__("_sha1")  # Python can be built without
         except ImportError:
             return
         sys.modules["_hashlib"] = None  # type: ignore[assignment]
