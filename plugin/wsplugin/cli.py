@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # Nothing has begun yet that would have to be ended.
         signal.signal(number, lambda *_: os._exit(0))
     defer_imports()
-    # Importing makes many objects and no garbage: with the default of 700 the collector takes an
-    # eighth of the instructions up to the first connection (358 for 313 million).
-    gc.set_threshold(10_000)
+    # Importing makes many objects and no garbage, but the collector would look for some: with all
+    # imports it takes an eighth of the instructions (358 for 313 million).
+    gc.disable()
     arguments = sys.argv[1:] if argv is None else argv
     recorder: Recorder | None = None
     if arguments and arguments[0] == "replay":
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     log = configure_logging(level)
     from wsplugin.session import serve
+
+    gc.freeze()
+    gc.enable()
 
     def on_start(session: "Session") -> None:
         handle_signals(session, recorder)
