@@ -61,6 +61,7 @@ class Session:
         self._lines: Iterator[bytes | bytearray | RequestError] = iter(())
         self._input_ended = False
         self._finishing = False
+        self._flushing: asyncio.Timeout | None = None
         self._stopped = False
         self._idle = asyncio.Event()
         self._output = Output(stdout, loop, on_drained=self._drained, on_gone=self.stop)
@@ -81,7 +82,7 @@ class Session:
         self._input.resume()
         await self._idle.wait()
         try:
-            async with asyncio.timeout(FLUSH_TIMEOUT if self._stopped else None):
+            async with asyncio.timeout(FLUSH_TIMEOUT if self._stopped else None) as self._flushing:
                 await self._output.drain()
         except TimeoutError:
             pass  # told to stop, and the host does not read
@@ -99,6 +100,8 @@ class Session:
         self._stopped = True
         # The last word, should a connection not end when it is cut.
         self._loop.call_later(STOP_TIMEOUT, self._idle.set)
+        if self._flushing is not None and self._flushing.when() is None:
+            self._flushing.reschedule(self._loop.time() + FLUSH_TIMEOUT)
         self._manager.stop()
 
     def _feed(self, chunk: bytes) -> None:
@@ -115,17 +118,23 @@ class Session:
 
     def _work(self) -> None:
         """Carry out lines as long as the host takes the answers."""
+        exhausted = False
         self._output.cork()
-        line: bytes | bytearray | RequestError | None = None
-        while not self._output.full and (line := next(self._lines, None)) is not None:
-            if self._recorder is not None:
-                self._recorder.line_in(line)
-            self._manager.handle(line)
-            if len(self._output.batch) > CHUNK:
-                self._output.flush()
-        self._manager.flush()
-        self._output.uncork()
-        if line is None and self._input_ended and not self._finishing:
+        try:
+            while not self._output.full and not exhausted:
+                line = next(self._lines, None)
+                if line is None:
+                    exhausted = True
+                    continue
+                if self._recorder is not None:
+                    self._recorder.line_in(line)
+                self._manager.handle(line)
+                if len(self._output.batch) > CHUNK:
+                    self._output.flush()
+            self._manager.flush()
+        finally:
+            self._output.uncork()
+        if exhausted and self._input_ended and not self._finishing:
             self._finishing = True
             if self._recorder is not None:
                 self._recorder.end_of_stdin()
