@@ -169,6 +169,91 @@ def test_end_of_stdin_waits_for_a_host_that_reads_late() -> None:
         assert plugin.wait() == 0
 
 
+def test_end_of_stdin_leaves_handshakes_their_time() -> None:
+    """Connections that wait for a place hurry those that close, not those that still connect."""
+    with Listener() as listener, Plugin() as plugin, contextlib.ExitStack() as stack:
+        _, closing = listener.open(plugin)
+        plugin.request("websocket-close", {"id": "ws-1"})
+        closing.expect_close(1000)
+        peers = []
+        for _ in range(4):
+            plugin.create(listener.url)
+            peers.append(stack.enter_context(listener.accept()))
+        for number in range(6, 9):
+            payload = {"id": f"ws-{number}", "type": "text", "data": "waits for a place"}
+            plugin.create(listener.url)
+            plugin.send(
+                {"id": number, "action": "websocket-send", "payload": payload},
+                {"action": "websocket-close", "payload": {"id": f"ws-{number}"}},
+            )
+        plugin.request("plugin-describe")
+        plugin.close_stdin()
+        closing.send(close_frame(1000))
+        closing.close()
+        assert plugin.event("ws-1", "close")["cause"] == "host"
+        for number in (6, 7):
+            # Each has its place for a second, and its server does not answer.
+            with listener.accept() as peer:
+                peer.read_request()
+                failure = plugin.read()
+                assert (failure["id"], failure["error"]["code"]) == (number, "not-open")
+                assert plugin.event(f"ws-{number}", "close")["cause"] == "host"
+        with listener.accept() as peer:
+            peer.handshake()
+            plugin.event("ws-8", "open")
+            assert plugin.read() == {"id": 8, "response": {}}
+            assert peer.read_frame()[1] == b"waits for a place"
+            peer.expect_close(1000)
+            peer.send(close_frame(1000))
+        assert plugin.event("ws-8", "close")["cause"] == "host"
+        for number, peer in enumerate(peers, 2):
+            peer.handshake()
+            plugin.event(f"ws-{number}", "open")
+            finish_closing(peer, plugin, f"ws-{number}")
+        no_more_lines(plugin)
+        assert plugin.wait() == 0
+
+
+LAST_LINES: dict[str, Callable[[str], Any]] = {
+    "websocket-send": lambda url: send(9, "last"),
+    "websocket-create": create,
+}
+
+
+@pytest.mark.parametrize("make", LAST_LINES.values(), ids=LAST_LINES)
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["LF", "no LF"])
+def test_a_last_line_that_comes_while_the_host_is_behind(
+    make: Callable[[str], Any], end: bytes
+) -> None:
+    with Listener() as listener, Plugin() as plugin:
+        _, peer = listener.open(plugin)
+        with peer:
+            plugin.stop_reading()
+            thread = flood(peer, messages=400)
+            wait_until_full(peer.sock)
+            plugin.write(json.dumps(make(listener.url)).encode() + end)
+            plugin.close_stdin()
+            plugin.resume_reading()
+            frames = [payload for _, payload in peer.read_to_close()[:-1]]
+            thread.join(TIMEOUT)
+            peer.send(close_frame(1001))
+        if make is create:
+            assert frames == []
+            with listener.accept() as other:
+                other.handshake()
+                other.expect_close(1001, DOWN)
+                other.send(close_frame(1001))
+        else:
+            assert frames == [b"last"]
+        lines = [json.loads(line) for line in iter(plugin.read_line, b"")]
+        answers = [line["id"] for line in lines if "id" in line]
+        assert answers == (["create"] if make is create else [9])
+        names = [line["payload"]["name"] for line in lines if "event" in line]
+        assert names.count("message") == 400
+        assert names.count("close") == (2 if make is create else 1)
+        assert plugin.wait() == 0
+
+
 INPUTS: dict[str, tuple[bytes, int]] = {
     # what stdin holds, and how many answers
     "nothing": (b"", 0),
@@ -361,12 +446,12 @@ def test_a_second_signal_ends_at_once(first: int, second: int) -> None:
         assert plugin.stderr == b""
 
 
-def flood(peer: Peer) -> threading.Thread:
+def flood(peer: Peer, messages: int = sys.maxsize) -> threading.Thread:
     """Send messages until nobody takes them any more, and for as long as the test takes."""
 
     def run() -> None:
         with contextlib.suppress(OSError):
-            while True:
+            for _ in range(messages):
                 peer.send(frame(TEXT, b"x" * 65536))
 
     thread = threading.Thread(target=run, daemon=True)
@@ -405,6 +490,47 @@ def test_a_signal_while_the_host_does_not_read() -> None:
                 assert plugin.wait() == 0
             thread.join(TIMEOUT)
         assert plugin.stderr == b""
+
+
+@pytest.mark.parametrize("signal_first", [False, True])
+def test_a_signal_while_the_last_lines_wait(signal_first: bool) -> None:
+    """More than the pipe holds, less than what stops the plugin; no connection is left."""
+    with unread_plugin() as (plugin, _, writer):
+        plugin.send(*({"id": number, "action": "plugin-describe"} for number in range(1500)))
+        wait_until_full(writer)
+        with within(2):
+            if signal_first:
+                plugin.process.send_signal(signal.SIGTERM)
+                plugin.close_stdin()
+            else:
+                plugin.close_stdin()
+                with pytest.raises(subprocess.TimeoutExpired):
+                    plugin.process.wait(0.5)
+                plugin.process.send_signal(signal.SIGTERM)
+            assert plugin.wait() == 0
+        assert plugin.stderr == b""
+
+
+# A bug, once.
+BUG = """
+from wsplugin.manager import Manager
+handle = Manager.handle
+def stumble(self, line):
+    if line == b"stumble":
+        raise ZeroDivisionError
+    handle(self, line)
+Manager.handle = stumble
+from wsplugin.cli import main
+main()
+"""
+
+
+def test_a_bug_does_not_silence_the_plugin() -> None:
+    with Plugin(command=[sys.executable, "-c", BUG]) as plugin:
+        plugin.write(b'{"id":1,"action":"plugin-describe"}\nstumble\n')
+        assert plugin.read()["id"] == 1
+        assert "response" in plugin.request("plugin-describe")
+        assert plugin.finish() == ([], 0)
 
 
 def test_a_signal_while_the_host_writes_and_does_not_read() -> None:

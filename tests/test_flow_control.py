@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import threading
 import time
 import zlib
@@ -20,6 +21,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from harness import BINARY, PING, PONG, TEXT, TIMEOUT, Listener, Peer, Plugin, echo_server, frame
 
@@ -331,28 +333,73 @@ def stall(plugin: Plugin, ws: str, *, size: int = MIB, most: int = 50) -> tuple[
     return len(done), most - refused - len(done)
 
 
-def test_sends_to_a_stalled_server_are_answered_late_then_refused() -> None:
+@pytest.fixture(scope="module", name="tls")
+def _tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ssl.SSLContext]:
+    """The file of a certificate authority, and what a server that it vouches for needs."""
+    authority = trustme.CA()
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return str(file), context
+
+
+@contextlib.contextmanager
+def open_to_deaf_server(
+    tls: tuple[str, ssl.SSLContext] | None, *options: str
+) -> Iterator[tuple[Plugin, str, Peer]]:
+    """Open a connection to a server with small buffers, over TLS where wanted."""
+    if tls:
+        options += ("--ca-file", tls[0])
+    with deaf_server() as listener, Plugin(*options) as plugin:
+        ws = plugin.create(listener.url.replace("ws:", "wss:") if tls else listener.url)
+        with listener.accept() as peer:
+            if tls:
+                peer.sock = tls[1].wrap_socket(peer.sock, server_side=True)
+            peer.handshake()
+            plugin.event(ws, "open")
+            yield plugin, ws, peer
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["TCP", "TLS"])
+def test_a_large_message_is_answered_when_the_kernel_has_it(
+    tls: tuple[str, ssl.SSLContext], secure: bool
+) -> None:
+    large = "x" * (12 * MIB)
+    with open_to_deaf_server(tls if secure else None) as (plugin, ws, peer):
+        plugin.send(send(1, ws, large), send(2, ws, large), send(3, ws, "small"))
+        plugin.send({"id": "sent", "action": "plugin-describe"})
+        refused = plugin.read()
+        assert (refused["id"], refused["error"]["code"]) == (2, "buffer-full")
+        assert plugin.read()["id"] == "sent"
+        assert read_messages(peer, 2) == [large, "small"]
+        assert [plugin.read()["id"], plugin.read()["id"]] == [1, 3]
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["TCP", "TLS"])
+def test_sends_to_a_stalled_server_are_answered_late_then_refused(
+    tls: tuple[str, ssl.SSLContext], secure: bool
+) -> None:
     size = 65536
-    with deaf_server() as listener, Plugin("--max-send-buffer", "1MiB") as plugin:
-        ws, peer = listener.open(plugin)
-        with peer:
-            done, waiting = stall(plugin, ws, size=size, most=400)
-            # Of one message a part may be the kernel's already, and what waits there, up to
-            # 64 KiB, is answered.
-            assert MIB - 3 * size <= waiting * size <= MIB + size
-            # What is small enough still fits in; the order is that of the requests.
-            plugin.send(send(1000, ws, ""))
-            assert read_messages(peer, done + waiting + 1) == [
-                *(f"{number:08}".ljust(size, ".") for number in range(done + waiting)),
-                "",
-            ]
-            for id in (*range(done, done + waiting), 1000):
-                assert plugin.read() == {"id": id, "response": {}}
-            assert plugin.request("websocket-send", send(1, ws, "again")["payload"]) == {
-                "id": 1,
-                "response": {},
-            }
-            assert read_messages(peer, 1) == ["again"]
+    server = open_to_deaf_server(tls if secure else None, "--max-send-buffer", "1MiB")
+    with server as (plugin, ws, peer):
+        done, waiting = stall(plugin, ws, size=size, most=400)
+        # Of one message a part may be the kernel's already, and what waits there, up to
+        # 64 KiB, is answered.
+        assert MIB - 3 * size <= waiting * size <= MIB + size
+        # What is small enough still fits in; the order is that of the requests.
+        plugin.send(send(1000, ws, ""))
+        assert read_messages(peer, done + waiting + 1) == [
+            *(f"{number:08}".ljust(size, ".") for number in range(done + waiting)),
+            "",
+        ]
+        for id in (*range(done, done + waiting), 1000):
+            assert plugin.read() == {"id": id, "response": {}}
+        assert plugin.request("websocket-send", send(1, ws, "again")["payload"]) == {
+            "id": 1,
+            "response": {},
+        }
+        assert read_messages(peer, 1) == ["again"]
 
 
 @pytest.mark.parametrize("is_open", [False, True], ids=["connecting", "open"])
@@ -396,6 +443,54 @@ def test_a_stalled_server_holds_up_no_other_connection() -> None:
                     answer = plugin.request("websocket-send", send(1, ws, f"{number}")["payload"])
                     assert answer == {"id": 1, "response": {}}
                     assert plugin.event(ws, "message")["data"] == f"{number}"
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize(("count", "size"), [(200, MIB), (3000, 0)], ids=["large", "many"])
+def test_what_waits_for_a_place_is_bounded(count: int, size: int) -> None:
+    """With a message and a close behind them, connections that wait do not count for the limit."""
+    with (
+        Listener() as listener,
+        Plugin("--max-send-buffer", "1MiB") as plugin,
+        contextlib.ExitStack() as peers,
+    ):
+        for _ in range(5):
+            _, peer = listener.open(plugin)
+            peers.enter_context(peer)
+        for number in range(1, 6):
+            plugin.send({"action": "websocket-close", "payload": {"id": f"ws-{number}"}})
+        idle = plugin.memory()
+        plugin.reset_peak()
+        data = "x" * size
+        for number in range(6, 6 + count):
+            payload = {"url": listener.url}
+            plugin.send(
+                {"id": f"create {number}", "action": "websocket-create", "payload": payload},
+                send(number, f"ws-{number}", data),
+                {"action": "websocket-close", "payload": {"id": f"ws-{number}"}},
+            )
+        plugin.send({"id": "sent", "action": "plugin-describe"})
+        plugin.send({"id": "end", "action": "app-background"})
+        ids: Counter[Any] = Counter()
+        ended: Counter[str] = Counter()
+        ended_before = 0
+        while (line := msgspec.json.decode(plugin.read_line())).get("id") != "end":
+            if "event" in line:
+                assert line["payload"]["name"] == "close"
+                ended[line["payload"]["id"]] += 1
+            elif line["id"] == "sent":
+                ended_before = ended.total()
+            else:
+                ids[line["id"]] += 1
+        assert ended == Counter(f"ws-{number}" for number in range(1, 6 + count))
+        assert ids == Counter(range(6, 6 + count)) + Counter(
+            f"create {number}" for number in range(6, 6 + count)
+        )
+        growth = plugin.peak_memory() - idle
+        log.info("%d ended, memory grew by %.1f MiB", ended_before, growth / MIB)
+        assert ended_before >= count - (1010 if size == 0 else 20)
+        assert growth < IDLE_MARGIN
 
 
 ENDS: dict[str, tuple[Any, float, str]] = {

@@ -22,6 +22,7 @@ from wsplugin.messages import (
     MessageEncoder,
     OpenPayload,
     RequestError,
+    encode,
     encode_done,
     encode_error,
     encode_event,
@@ -96,6 +97,7 @@ class Connection:
         self._queue: collections.deque[tuple[Id, int, bytes | bytearray]] = collections.deque()
         self._queued = 0
         self._bookkeeping = 0
+        self._size = len(encode(options))
         self.turn = 0
         """When it was this connection's turn to be read, for fairness: kept by the manager."""
         # Requests whose message has been written but not yet taken by the operating system.
@@ -111,6 +113,11 @@ class Connection:
     def ending(self) -> bool:
         """Whether the end has been decided; such a connection takes no more messages."""
         return self._ending is not None or self.state >= State.CLOSING
+
+    @property
+    def held(self) -> int:
+        """About how many bytes it takes while it waits for a place."""
+        return self._size + self._queued + self._bookkeeping
 
     # --- what the manager asks for ---
 

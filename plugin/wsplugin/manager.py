@@ -11,6 +11,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from wsplugin import __version__
@@ -52,6 +53,10 @@ logger = logging.getLogger(__name__)
 # RFC 6455 section 11.8.
 TEXT: Final = 1
 BINARY: Final = 2
+
+# How many connections may wait for a place. Only those can be many that have messages and a close
+# behind them, which no longer count for the limit of connections.
+MAX_WAITING: Final = 1000
 
 BACKGROUND: Final = Ending(1001, "application entered background", "background")
 SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
@@ -169,6 +174,7 @@ class Manager:
         if request.id is not None:
             self.output.write(encode_answer(CreateAnswer(request.id, Created(connection.id))))
         self._evict()
+        self._bound_waiting()
         self._give_places()
 
     def _close(self, request: Close) -> None:
@@ -227,13 +233,24 @@ class Manager:
         if len(staying) > self.settings.max_connections:
             staying[0].end(self._limit, GRACE, at_once=True)
 
+    def _bound_waiting(self) -> None:
+        """End the oldest closing connections that wait for a place, if they hold too much."""
+        allowed = self.settings.max_connections * self.settings.max_send_buffer
+        closing = collections.deque(c for c in self._waiting if c.ending)
+        held = sum(connection.held for connection in closing)
+        while held > allowed or len(closing) > MAX_WAITING:
+            oldest = closing.popleft()
+            held -= oldest.held
+            oldest.end(self._limit, GRACE, at_once=True)
+
     def _give_places(self) -> None:
         """Let connections that wait begin, as places are free; hurry those that leave."""
         while self._waiting and len(self._places) < self.settings.max_connections:
             connection = self._waiting.popleft()
             self._places.add(connection.id)
             connection.connect()
-        leaving = [self._connections[id] for id in self._places if self._connections[id].ending]
+        # Not those that only end when they are open, with the end of stdin: they have no deadline.
+        leaving = [c for c in map(self._connections.__getitem__, self._places) if c.deadline < inf]
         leaving.sort(key=lambda connection: connection.deadline)
         for connection in leaving[: len(self._waiting)]:
             connection.cut_off(GRACE)

@@ -310,7 +310,7 @@ class Output:
         """End the thread; what has not been written is lost. The descriptor stays open."""
         with self._lock:
             self._closing = True
-        self._waker.wake()
+            self._waker.wake()
 
     # --- on the thread ---
 
@@ -325,7 +325,9 @@ class Output:
                     self._tell(self._lost)
             except OSError:
                 self._tell(self._lost)
-        self._waker.close()
+        with self._lock:
+            # Not while close() wakes us: the descriptor may be another's by then.
+            self._waker.close()
 
     def _write_all(self, batch: bytearray) -> None:
         view = memoryview(batch)

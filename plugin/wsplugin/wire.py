@@ -91,6 +91,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         )
         self._refusal: Exception | None = None
         # Sending.
+        self._secure = False
         self.batched = 0
         self._pong: list[bytes] = []
         # Keepalive.
@@ -113,9 +114,18 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         """Write what is batched, in one system call."""
         self.batched = 0
         writes = self.protocol.data_to_send()
-        if writes and not self.transport.is_closing():
-            # Not writelines(): on Python 3.12.0 to 3.12.3 it forgets to call pause_writing().
-            self.transport.write(writes[0] if len(writes) == 1 else b"".join(writes))
+        if not writes or self.transport.is_closing():
+            return
+        # Not writelines(): on Python 3.12.0 to 3.12.3 it forgets to call pause_writing().
+        data = writes[0] if len(writes) == 1 else b"".join(writes)
+        if not self._secure:
+            self.transport.write(data)
+            return
+        # asyncio's TLS transport hands all of a write to the TCP transport, whose buffer it does
+        # not count; of the writes behind it, it knows. So the first must not be large.
+        view = memoryview(data)
+        for start in range(0, len(data), WRITE_HIGH_WATER):
+            self.transport.write(view[start : start + WRITE_HIGH_WATER])
 
     @property
     def waiting(self) -> int:
@@ -154,6 +164,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP, and TLS where wanted, are up (``asyncio.BaseProtocol``)."""
         self.connected = True
+        self._secure = transport.get_extra_info("sslcontext") is not None
         super().connection_made(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
