@@ -33,14 +33,14 @@ def descriptors(plugin: Plugin) -> list[str]:
 
 
 @contextlib.contextmanager
-def no_leak(plugin: Plugin, of: str, memory: int = MEMORY) -> Iterator[None]:
+def no_leak(plugin: Plugin, of: str) -> Iterator[None]:
     """Compare descriptors and memory before and after."""
     before, idle = descriptors(plugin), plugin.memory()
     yield
     after, growth = descriptors(plugin), plugin.memory() - idle
     log.info("%s: memory grew by %.2f MiB", of, growth / MIB)
     assert after == before
-    assert growth <= memory
+    assert growth <= MEMORY
 
 
 def open_send_close(plugin: Plugin, server: Listener) -> None:
@@ -167,10 +167,7 @@ def test_rounds_leave_nothing_behind(rounds: int, play: Callable[[Plugin, Listen
         # What is imported, cached and allocated once; the heap settles slowly.
         for _ in range(min(rounds, 300)):
             play(plugin, server)
-        # The objects of a TLS connection wait for the garbage collector: a sawtooth of 3 MiB, seen
-        # to be flat over thousands of rounds.
-        memory = 8 * MIB if play is refused_by_tls else MEMORY
-        with no_leak(plugin, f"{rounds} times {play.__name__}", memory):
+        with no_leak(plugin, f"{rounds} times {play.__name__}"):
             for _ in range(rounds):
                 play(plugin, server)
 

@@ -10,6 +10,7 @@ import collections
 import enum
 import logging
 import math
+import traceback
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from wsplugin.messages import (
@@ -264,6 +265,10 @@ class Connection:
         if exc is not None and self._failure is None and self._cut is None:
             self._failure = self._explain(exc)
         self._finish()
+        while exc is not None:
+            # Frames and exception refer to each other, and to all that a TLS connection holds.
+            traceback.clear_frames(exc.__traceback__)
+            exc = exc.__cause__ or exc.__context__
 
     def _explain(self, exc: BaseException) -> ErrorPayload:
         try:
