@@ -19,8 +19,14 @@ from websockets.typing import ExtensionParameter
 SMALLEST_WINDOW: Final = ("client_max_window_bits", "8")
 
 
+PIECE: Final = 2**20
+
+
 class Inflater:
-    """A ``zlib.decompressobj`` that goes on after a final block (RFC 7692 section 7.2.3.4)."""
+    """A ``zlib.decompressobj`` that goes on after a final block (RFC 7692 section 7.2.3.4).
+
+    It puts long output together in one buffer, where zlib holds it twice for a moment.
+    """
 
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
@@ -32,19 +38,27 @@ class Inflater:
         """What is left of the input because the output would have been too long."""
         return self._stream.unconsumed_tail
 
-    def decompress(self, data: bytes, max_length: int = 0) -> bytes:
-        """Decompress, with the same arguments and errors as zlib's."""
-        output = self._stream.decompress(data, max_length)
+    def decompress(self, data: bytes, max_length: int = 0) -> bytes | bytearray:
+        """Decompress, with the same arguments and errors as zlib's.
+
+        What is too long is cut off somewhere behind `max_length`.
+        """
+        output = self._stream.decompress(data, PIECE)
         self._remember(output)
-        while self._stream.eof:
-            rest = self._stream.unused_data
-            self._stream = zlib.decompressobj(wbits=-self._window_bits, zdict=self._window)
-            # One byte more than is allowed is enough for the caller to notice.
-            room = max_length - len(output) + 1 if max_length else 0
-            more = self._stream.decompress(rest, room)
-            self._remember(more)
-            output += more
-        return output
+        if len(output) < PIECE and not self._stream.eof:
+            return output
+        whole = bytearray(output)
+        while len(output) == PIECE or self._stream.eof:
+            if max_length and len(whole) > max_length:
+                break
+            rest = self._stream.unconsumed_tail
+            if self._stream.eof:
+                rest = self._stream.unused_data
+                self._stream = zlib.decompressobj(wbits=-self._window_bits, zdict=self._window)
+            output = self._stream.decompress(rest, PIECE)
+            self._remember(output)
+            whole += output
+        return whole
 
     def _remember(self, output: bytes) -> None:
         size = 1 << self._window_bits
