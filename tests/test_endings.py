@@ -494,7 +494,7 @@ def test_a_signal_while_the_host_does_not_read() -> None:
 def test_a_signal_while_the_last_lines_wait(signal_first: bool) -> None:
     """More than the pipe holds, less than what stops the plugin; no connection is left."""
     with unread_plugin() as (plugin, _, writer):
-        plugin.send(*({"id": number, "action": "plugin-describe"} for number in range(1500)))
+        plugin.send(*({"id": number, "action": "plugin-describe"} for number in range(5000)))
         wait_until_full(writer)
         with within(2):
             if signal_first:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wsplugin.manager import Manager
 from wsplugin.messages import RequestError
 from wsplugin.settings import Settings
-from wsplugin.stdio import CHUNK, Lines, Output, open_input
+from wsplugin.stdio import BATCH, Lines, Output, open_input
 
 if TYPE_CHECKING:
     from wsplugin.record import Recorder
@@ -129,7 +129,7 @@ class Session:
                 if self._recorder is not None:
                     self._recorder.line_in(line)
                 self._manager.handle(line)
-                if len(self._output.batch) > CHUNK:
+                if len(self._output.batch) > BATCH:
                     self._output.flush()
             self._manager.flush()
         finally:
