@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # Importing makes many objects and no garbage, but the collector would look for some: with all
     # imports it takes an eighth of the instructions (358 for 313 million).
     gc.disable()
+    # A block that glibc gives back at once raises its thresholds (mallopt(3), M_MMAP_THRESHOLD) for
+    # what it keeps: else page faults take an eighth of the CPU of a flood of 64 KiB messages.
+    bytes(2**20)
     arguments = sys.argv[1:] if argv is None else argv
     recorder: Recorder | None = None
     if arguments and arguments[0] == "replay":
