@@ -16,6 +16,8 @@ PACKAGE = Path(wsplugin.__file__).parent
 ORDER = [
     ["__init__"],
     ["messages"],
+    ["mistakes", "encoding"],
+    ["decoding"],
     ["settings", "transcript", "log", "compression"],
     ["policy", "record", "replay"],
     ["stdio"],
@@ -39,7 +41,17 @@ LATE = {
     ("__init__", "settings"),
 }
 LIBRARIES = {
-    "msgspec": {"messages", "settings", "schema", "transcript", "record", "replay"},
+    "msgspec": {
+        "messages",
+        "mistakes",
+        "encoding",
+        "decoding",
+        "settings",
+        "schema",
+        "transcript",
+        "record",
+        "replay",
+    },
     "websockets": {"compression", "wire", "opening"},
 }
 

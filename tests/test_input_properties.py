@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 
 from fuzz_input import ACTIONS, ANY, INTERESTING, Judge, expect, fuzz
 from harness import Plugin
-from wsplugin.messages import (
-    Close,
-    RequestError,
-    Send,
-    SendArrayBuffer,
-    SendNumbers,
-    ShortSend,
-    decode_bytes,
-    decode_request,
-    to_bytes,
-)
+from wsplugin.decoding import decode_bytes, decode_request, to_bytes
+from wsplugin.messages import Close, RequestError, Send, SendArrayBuffer, SendNumbers, ShortSend
 from wsplugin.policy import check_close
 
 # How long an example takes depends on who else uses the machine.

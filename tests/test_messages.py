@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Plugin
-from wsplugin import messages
-from wsplugin.messages import SLICE, BinaryType, MessageEncoder, RequestError, decode_bytes
+from wsplugin import decoding, encoding, messages
+from wsplugin.decoding import decode_bytes
+from wsplugin.encoding import MessageEncoder
+from wsplugin.messages import SLICE, BinaryType, RequestError
 
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("wsplugin", deadline=None)
@@ -732,13 +734,13 @@ def test_binary_comes_back_as_it_went(data: bytes, binary_type: BinaryType) -> N
     buffer = bytearray()
     MessageEncoder("ws-1", binary_type).append_binary(buffer, data)
     payload = {"id": "ws-1", **json.loads(buffer)["payload"]["payload"]}
-    decoded = messages.decode_request(request("websocket-send", payload))
+    decoded = decoding.decode_request(request("websocket-send", payload))
     assert isinstance(decoded, messages.Send | messages.ShortSend)
     match decoded.payload:
         case messages.SendArrayBuffer(data=raw):
             assert decode_bytes(raw) == data
         case messages.SendNumbers(data=numbers):
-            assert messages.to_bytes(numbers) == data
+            assert decoding.to_bytes(numbers) == data
         case other:
             assert other.data == data
 
@@ -764,7 +766,7 @@ def test_other_events_equal_the_types(id: str, payload: Any) -> None:
         messages.ErrorPayload: messages.ErrorEvent,
         messages.CloseEventPayload: messages.CloseEvent,
     }
-    line = messages.encode_event(id, payload)
+    line = encoding.encode_event(id, payload)
     assert line.index(b"\n") == len(line) - 1
     event = messages.Event(events[type(payload)](id, payload))
     assert json.loads(line) == encoded(event)
@@ -779,9 +781,9 @@ def test_answers_equal_the_types(id: int | str) -> None:
     error = RequestError("forbidden", "é\n")
     failed = messages.ErrorAnswer(id, messages.Problem("forbidden", "é\n"))
     for line, answer in [
-        (messages.encode_answer(created), created),
-        (messages.encode_done(id), messages.DoneAnswer(id, nothing)),
-        (messages.encode_error(error, id), failed),
+        (encoding.encode_answer(created), created),
+        (encoding.encode_done(id), messages.DoneAnswer(id, nothing)),
+        (encoding.encode_error(error, id), failed),
     ]:
         assert line.index(b"\n") == len(line) - 1
         assert json.loads(line) == json.loads(msgspec.json.encode(answer))

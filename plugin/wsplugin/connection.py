@@ -13,6 +13,7 @@ import math
 import traceback
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_error, encode_event
 from wsplugin.messages import (
     Cause,
     CloseEventPayload,
@@ -20,13 +21,8 @@ from wsplugin.messages import (
     CreatePayload,
     ErrorPayload,
     Id,
-    MessageEncoder,
     OpenPayload,
     RequestError,
-    encode,
-    encode_done,
-    encode_error,
-    encode_event,
 )
 from wsplugin.policy import Target
 from wsplugin.settings import Settings

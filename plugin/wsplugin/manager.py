@@ -16,6 +16,8 @@ from typing import Final
 
 from wsplugin import __version__
 from wsplugin.connection import GRACE, Connection, Ending, not_open
+from wsplugin.decoding import decode_bytes, decode_request, to_bytes
+from wsplugin.encoding import encode_answer, encode_done, encode_error
 from wsplugin.messages import (
     ACTIONS,
     PROTOCOL,
@@ -37,12 +39,6 @@ from wsplugin.messages import (
     SendText,
     ShortRequest,
     ShortSend,
-    decode_bytes,
-    decode_request,
-    encode_answer,
-    encode_done,
-    encode_error,
-    to_bytes,
 )
 from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url
 from wsplugin.settings import Settings

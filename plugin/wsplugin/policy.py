@@ -9,7 +9,8 @@ import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from wsplugin.messages import TOKEN_PATTERN, RequestError, encode
+from wsplugin.encoding import encode
+from wsplugin.messages import TOKEN_PATTERN, RequestError
 from wsplugin.settings import Settings
 
 DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
-from wsplugin.messages import RequestError, too_long
+from wsplugin.messages import RequestError
 
 CHUNK: Final = 65_536
 HIGH_WATER: Final = 2**20
@@ -68,6 +68,8 @@ class Lines:
             line = line.removeprefix(BOM)
         if self._skipping:
             self._skipping = False
+            from wsplugin.mistakes import too_long
+
             return too_long(line, self._max_line)
         return line
 
