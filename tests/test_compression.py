@@ -31,24 +31,6 @@ RSV1 = 0b100
 RANDOM = random.Random(7692)
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def plugin(pool: Pool) -> Iterator[Plugin]:
-    with pool.lend() as plugin:
-        yield plugin
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Listener]:
-    with Listener() as listener:
-        yield listener
-
-
 class Compressor:
     """The server's compressor (section 7.2.1)."""
 

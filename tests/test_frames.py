@@ -37,24 +37,6 @@ ERROR_CODES = {1002: "protocol-error", 1007: "protocol-error", 1009: "message-to
 """The `error` event's code for the code of the Close frame that fails the connection."""
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def plugin(pool: Pool) -> Iterator[Plugin]:
-    with pool.lend() as plugin:
-        yield plugin
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Listener]:
-    with Listener() as listener:
-        yield listener
-
-
 class Outcome(NamedTuple):
     """What comes of a conversation: the plugin's frames up to its Close frame, and its events."""
 

@@ -34,18 +34,6 @@ SLACK = 1.5
 """Seconds that a bound of the contract may be exceeded by, for the machine's sake."""
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def plugin(pool: Pool) -> Iterator[Plugin]:
-    with pool.lend() as plugin:
-        yield plugin
-
-
 @pytest.fixture
 def hasty(pool: Pool) -> Iterator[Plugin]:
     """A plugin that waits only a moment for closing handshakes."""

@@ -8,7 +8,6 @@ import base64
 import re
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,24 +16,6 @@ from harness import CLOSE, TEXT, Listener, Peer, Plugin, Pool, close_frame, fram
 
 SLACK = 1.5
 """Seconds that a bound of the contract may be exceeded by, for the machine's sake."""
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def plugin(pool: Pool) -> Iterator[Plugin]:
-    with pool.lend() as plugin:
-        yield plugin
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Listener]:
-    with Listener() as listener:
-        yield listener
 
 
 def expect_error(plugin: Plugin, id: str, code: str) -> Any:
