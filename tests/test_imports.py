@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import wsplugin
-from harness import Plugin
+from harness import TEXT, Listener, Plugin, close_frame, frame
+from wsplugin.lazy import UNUSED
 
 PACKAGE = Path(wsplugin.__file__).parent
 
@@ -195,17 +196,39 @@ def test_bad_lines_are_answered_before_a_network_library_is_loaded() -> None:
     os.close(gate)
 
 
-def test_a_session_without_connections_loads_no_network_library() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "wsplugin"]
-    with Plugin(command=command) as plugin:
-        plugin.request("plugin-describe")
-        plugin.finish()
-    loaded = {
+TIMED = [sys.executable, "-X", "importtime", "-m", "wsplugin"]
+
+
+def loaded(plugin: Plugin) -> set[str]:
+    """Return the modules that a plugin run as TIMED has imported."""
+    return {
         line.rsplit("|")[-1].strip()
         for line in plugin.stderr.decode().splitlines()
         if line.startswith("import time:")
     }
-    assert "wsplugin.manager" in loaded
+
+
+def test_a_session_without_connections_loads_no_network_library() -> None:
+    with Plugin(command=TIMED) as plugin:
+        plugin.request("plugin-describe")
+        plugin.finish()
+    modules = loaded(plugin)
+    assert "wsplugin.manager" in modules
     # Nor what only options, errors and the schema need.
     for name in (*NETWORK, "wsplugin.wire", "wsplugin.opening", "argparse", "wsplugin.options"):
-        assert name not in loaded
+        assert name not in modules
+    assert "wsplugin.mistakes" not in modules
+
+
+def test_a_plain_connection_loads_nothing_that_it_does_not_use() -> None:
+    with Listener() as listener, Plugin(command=TIMED) as plugin:
+        id, peer = listener.open(plugin)
+        with peer:
+            plugin.request("websocket-send", {"id": id, "type": "text", "data": "x"})
+            peer.send(frame(TEXT, b"y") + close_frame())
+            peer.expect_close()
+        assert [name for name, _ in plugin.events_to_close(id)] == ["message", "close"]
+        plugin.finish()
+    modules = loaded(plugin)
+    assert "wsplugin.wire" in modules
+    assert modules & {*UNUSED, "_ssl"} == set()
