@@ -294,6 +294,10 @@ class Peer:
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
+    def unread(self, data: bytes) -> None:
+        """Put back what was read from the socket itself."""
+        self._rest = data + self._rest
+
     def read_request(self) -> bytes:
         """Read the request of the opening handshake."""
         while b"\r\n\r\n" not in self._rest:

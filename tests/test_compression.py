@@ -149,6 +149,14 @@ def test_hello(plugin: Plugin, server: Listener, frames: list[bytes]) -> None:
     check_messages(outcome, ["Hello"] * len(frames))
 
 
+def test_final_blocks_without_end(plugin: Plugin, server: Listener) -> None:
+    """Some are RFC 7692's, a frame full of them would keep the plugin busy for minutes."""
+    some = compressed(TEXT, b"\x03\x00" * 50 + bytes.fromhex("f248cdc9c90700"))
+    check_messages(converse(plugin, server, some + END), ["Hello"])
+    outcome = converse(plugin, server, compressed(TEXT, b"\x03\x00" * 500_000))
+    check_failed(outcome, 1002, "protocol-error")
+
+
 @pytest.mark.parametrize("extra", ["", "; server_no_context_takeover"])
 def test_final_block_in_the_middle_of_a_message(
     plugin: Plugin, server: Listener, extra: str

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 from harness import (
+    BINARY,
     PING,
     PLUGIN,
     PONG,
@@ -633,6 +635,37 @@ def test_a_host_that_hangs_up_is_noticed(make: Callable[[], tuple[int, int]], st
                 peer.close()
             elif state != "no connection":
                 peer.expect_end()
+            assert plugin.wait() == 1
+        assert plugin.stderr == b""
+
+
+@pytest.mark.slow
+def test_a_host_that_hangs_up_under_a_flood_of_bombs_is_noticed() -> None:
+    deflate = zlib.compressobj(9, wbits=-15)
+    data = deflate.compress(bytes(16_000_000)) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    bombs = frame(BINARY, data.removesuffix(b"\x00\x00\xff\xff"), rsv=4) * 20
+    extension = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
+
+    def run(peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer.send(bombs)
+
+    ours, theirs = os.pipe()
+    with Listener() as listener, Plugin(stdout=theirs) as plugin, contextlib.ExitStack() as stack:
+        os.close(theirs)
+        peers = []
+        for _ in range(5):
+            plugin.send(create(listener.url, binaryType="arraybuffer"))
+            peer = stack.enter_context(listener.accept())
+            peer.handshake(extension)
+            exchange_ping(peer)
+            peers.append(peer)
+        for peer in peers:
+            threading.Thread(target=run, args=(peer,), daemon=True).start()
+        wait_until_full(peers[-1].sock)
+        with within(2):
+            os.close(ours)
             assert plugin.wait() == 1
         assert plugin.stderr == b""
 

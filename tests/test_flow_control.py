@@ -23,7 +23,19 @@ import msgspec
 import pytest
 import trustme
 
-from harness import BINARY, PING, PONG, TEXT, TIMEOUT, Listener, Peer, Plugin, echo_server, frame
+from harness import (
+    BINARY,
+    PING,
+    PONG,
+    TEXT,
+    TIMEOUT,
+    Listener,
+    Peer,
+    Plugin,
+    close_frame,
+    echo_server,
+    frame,
+)
 
 log = logging.getLogger(__name__)
 
@@ -345,13 +357,13 @@ def _tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ssl.SSLContext]
 
 
 @contextlib.contextmanager
-def open_to_deaf_server(
-    tls: tuple[str, ssl.SSLContext] | None, *options: str
+def open_to_server(
+    tls: tuple[str, ssl.SSLContext] | None, *options: str, deaf: bool = False
 ) -> Iterator[tuple[Plugin, str, Peer]]:
-    """Open a connection to a server with small buffers, over TLS where wanted."""
+    """Open a connection, over TLS where wanted, to a server with small buffers where wanted."""
     if tls:
         options += ("--ca-file", tls[0])
-    with deaf_server() as listener, Plugin(*options) as plugin:
+    with deaf_server() if deaf else Listener() as listener, Plugin(*options) as plugin:
         ws = plugin.create(listener.url.replace("ws:", "wss:") if tls else listener.url)
         with listener.accept() as peer:
             if tls:
@@ -366,14 +378,45 @@ def test_a_large_message_is_answered_when_the_kernel_has_it(
     tls: tuple[str, ssl.SSLContext], secure: bool
 ) -> None:
     large = "x" * (12 * MIB)
-    with open_to_deaf_server(tls if secure else None) as (plugin, ws, peer):
+    with open_to_server(tls if secure else None, deaf=True) as (plugin, ws, peer):
         plugin.send(send(1, ws, large), send(2, ws, large), send(3, ws, "small"))
         plugin.send({"id": "sent", "action": "plugin-describe"})
         refused = plugin.read()
         assert (refused["id"], refused["error"]["code"]) == (2, "buffer-full")
         assert plugin.read()["id"] == "sent"
+        # A server that has begun to read: what it takes is a part of what the kernel has.
+        received = b""
+        while len(received) < 4 * MIB:
+            received += peer.sock.recv(65536)
+            assert "response" in plugin.request("plugin-describe", id=4)
+        peer.unread(received)
         assert read_messages(peer, 2) == [large, "small"]
         assert [plugin.read()["id"], plugin.read()["id"]] == [1, 3]
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("bursts", range(8, 24))
+@pytest.mark.parametrize("secure", [False, True], ids=["TCP", "TLS"])
+def test_a_connection_that_ends_while_the_host_is_behind_loses_nothing(
+    tls: tuple[str, ssl.SSLContext], secure: bool, bursts: int
+) -> None:
+    """Bursts of 200 KB: the plugin stops reading somewhere in between, with more or less unread."""
+    texts = [f"{number:08}".ljust(1000, ".") for number in range(200 * bursts)]
+    data = b"".join(frame(TEXT, text.encode()) for text in texts)
+    with open_to_server(tls if secure else None) as (plugin, ws, peer):
+        plugin.stop_reading()
+        size = len(data) // bursts
+        for start in range(0, len(data), size):
+            peer.send(data[start : start + size])
+            time.sleep(0.03)  # not to wait for anything: so that it is read in pieces
+        peer.send(close_frame(1000, "bye"))
+        peer.close()
+        wait_until_still(plugin.memory)  # what can be read of this has been read
+        plugin.resume_reading()
+        *messages, (name, payload) = plugin.events_to_close(ws)
+        assert [payload["data"] for _, payload in messages] == texts
+        assert (name, payload["code"], payload["reason"]) == ("close", 1000, "bye")
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["TCP", "TLS"])
@@ -381,7 +424,7 @@ def test_sends_to_a_stalled_server_are_answered_late_then_refused(
     tls: tuple[str, ssl.SSLContext], secure: bool
 ) -> None:
     size = 65536
-    server = open_to_deaf_server(tls if secure else None, "--max-send-buffer", "1MiB")
+    server = open_to_server(tls if secure else None, "--max-send-buffer", "1MiB", deaf=True)
     with server as (plugin, ws, peer):
         done, waiting = stall(plugin, ws, size=size, most=400)
         # Of one message a part may be the kernel's already, and what waits there, up to
@@ -491,6 +534,33 @@ def test_what_waits_for_a_place_is_bounded(count: int, size: int) -> None:
         log.info("%d ended, memory grew by %.1f MiB", ended_before, growth / MIB)
         assert ended_before >= count - (1010 if size == 0 else 20)
         assert growth < IDLE_MARGIN
+
+
+@pytest.mark.parametrize("size", [4096, 100_000])
+def test_one_that_waits_for_a_place_may_be_large(size: int) -> None:
+    """Into an empty buffer any message goes, and it has its turn."""
+    options = ("--max-connections", "1", "--max-send-buffer", "1KiB")
+    with Listener() as listener, Plugin(*options) as plugin:
+        _, first = listener.open(plugin)
+        with first:
+            plugin.send({"action": "websocket-close", "payload": {"id": "ws-1"}})
+            first.expect_close(1000)
+            plugin.create(listener.url)
+            data = "x" * size
+            plugin.send(
+                send(1, "ws-2", data), {"action": "websocket-close", "payload": {"id": "ws-2"}}
+            )
+            plugin.create(listener.url)
+            first.send(close_frame(1000))
+        plugin.event("ws-1", "close")
+        with listener.accept() as peer:
+            peer.handshake()
+            plugin.event("ws-2", "open")
+            assert plugin.read() == {"id": 1, "response": {}}
+            assert read_messages(peer, 1) == [data]
+            peer.expect_close(1000)
+            peer.send(close_frame(1000))
+        assert plugin.event("ws-2", "close")["code"] == 1000
 
 
 ENDS: dict[str, tuple[Any, float, str]] = {

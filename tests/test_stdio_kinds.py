@@ -220,6 +220,37 @@ def test_more_than_the_streams_hold(kind: str, nonblocking: bool) -> None:
     sink.close()
 
 
+# What may become of the write that does not wait, where Python or the system are others.
+WITHOUT_NOWAIT = {
+    "an old libc": "del os.RWF_NOWAIT",
+    "a sandbox": "os.pwritev = refuse",
+    "an old kernel": "error = OSError(errno.EOPNOTSUPP, 'x'); os.pwritev = refuse",
+    "an old Python": "error = NotImplementedError('x'); os.pwritev = refuse",
+}
+STARTER = """
+import errno, os
+error = PermissionError(errno.EPERM, "x")
+def refuse(*arguments):
+    raise error
+{}
+from wsplugin.cli import main
+main([])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no such write")
+@pytest.mark.parametrize("change", WITHOUT_NOWAIT.values(), ids=WITHOUT_NOWAIT)
+def test_where_no_write_can_do_without_waiting(change: str) -> None:
+    text = "0123456789abcdef" * 2**18
+    command = [sys.executable, "-c", STARTER.format(change)]
+    with echo_server() as server, Plugin(command=command) as plugin:
+        plugin.write(conversation(server.url, text))
+        plugin.close_stdin()
+        check(b"".join(iter(plugin.read_line, b"")), text)
+        assert plugin.wait() == 0
+        assert plugin.stderr == b""
+
+
 def test_regular_files(tmp_path: Path) -> None:
     source, sink = tmp_path / "in", tmp_path / "out"
     with echo_server() as server:

@@ -20,6 +20,8 @@ SMALLEST_WINDOW: Final = ("client_max_window_bits", "8")
 
 
 PIECE: Final = 2**20
+# Each final block costs a new stream and a copy of the rest: millions fit into one frame.
+MAX_FINAL_BLOCKS: Final = 100
 
 
 class Inflater:
@@ -48,11 +50,15 @@ class Inflater:
         if len(output) < PIECE and not self._stream.eof:
             return output
         whole = bytearray(output)
+        final_blocks = 0
         while len(output) == PIECE or self._stream.eof:
             if max_length and len(whole) > max_length:
                 break
             rest = self._stream.unconsumed_tail
             if self._stream.eof:
+                final_blocks += 1
+                if final_blocks > MAX_FINAL_BLOCKS:
+                    raise zlib.error(f"more than {MAX_FINAL_BLOCKS} final blocks in a frame")
                 rest = self._stream.unused_data
                 self._stream = zlib.decompressobj(wbits=-self._window_bits, zdict=self._window)
             output = self._stream.decompress(rest, PIECE)

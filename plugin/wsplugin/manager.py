@@ -230,11 +230,15 @@ class Manager:
             staying[0].end(self._limit, GRACE, at_once=True)
 
     def _bound_waiting(self) -> None:
-        """End the oldest closing connections that wait for a place, if they hold too much."""
-        allowed = self.settings.max_connections * self.settings.max_send_buffer
+        """End the oldest closing connections that wait for a place, if they hold too much.
+
+        As many as there are places may always wait: each holds no more than one that is open.
+        """
+        places = self.settings.max_connections
+        allowed = places * self.settings.max_send_buffer
         closing = collections.deque(c for c in self._waiting if c.ending)
         held = sum(connection.held for connection in closing)
-        while held > allowed or len(closing) > MAX_WAITING:
+        while len(closing) > places and (held > allowed or len(closing) > MAX_WAITING):
             oldest = closing.popleft()
             held -= oldest.held
             oldest.end(self._limit, GRACE, at_once=True)

@@ -11,6 +11,7 @@ at a time, so that flow control acts between two messages and not between two re
 """
 
 import asyncio
+import collections
 import os
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -22,13 +23,17 @@ from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.streams import StreamReader
 
-from wsplugin.stdio import BATCH, HIGH_WATER
+from wsplugin.stdio import BATCH
 
 if TYPE_CHECKING:
     from wsplugin.connection import Connection
 
 BUFFER: Final = 262_144
 WRITE_HIGH_WATER: Final = 65_536
+TURN: Final = 0.02
+"""Seconds after which a server that has sent much lets others have their turn."""
+# What OpenSSL may have deciphered and not handed out: a record (RFC 8446 section 5.1).
+TLS_RECORD: Final = 16_384
 # FIN and opcode of whole, uncompressed messages.
 WHOLE_TEXT: Final = 0x81
 WHOLE_BINARY: Final = 0x82
@@ -93,6 +98,8 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self._refusal: Exception | None = None
         # Sending.
         self._secure = False
+        self._unsent: collections.deque[memoryview] = collections.deque()
+        self._unsent_size = 0
         self.batched = 0
         self._pong: list[bytes] = []
         # Keepalive.
@@ -115,23 +122,33 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         """Write what is batched, in one system call."""
         self.batched = 0
         writes = self.protocol.data_to_send()
-        if not writes or self.transport.is_closing():
-            return
-        # Not writelines(): on Python 3.12.0 to 3.12.3 it forgets to call pause_writing().
-        data = writes[0] if len(writes) == 1 else b"".join(writes)
+        if writes:
+            # Not writelines(): on Python 3.12.0 to 3.12.3 it forgets to call pause_writing().
+            self._write(writes[0] if len(writes) == 1 else b"".join(writes))
+
+    def _write(self, data: bytes) -> None:
         if not self._secure:
-            self.transport.write(data)
+            if not self.transport.is_closing():
+                self.transport.write(data)
             return
-        # asyncio's TLS transport hands all of a write to the TCP transport, whose buffer it does
-        # not count; of the writes behind it, it knows. So the first must not be large.
+        # asyncio's TLS transport does not count what its TCP transport holds, and hands on all it
+        # has as soon as that one takes more: so it gets little at a time.
         view = memoryview(data)
         for start in range(0, len(data), WRITE_HIGH_WATER):
-            self.transport.write(view[start : start + WRITE_HIGH_WATER])
+            self._unsent.append(view[start : start + WRITE_HIGH_WATER])
+        self._unsent_size += len(data)
+        self._write_unsent()
+
+    def _write_unsent(self) -> None:
+        while self._unsent and not self.paused and not self.transport.is_closing():
+            part = self._unsent.popleft()
+            self._unsent_size -= len(part)
+            self.transport.write(part)
 
     @property
     def waiting(self) -> int:
         """How many bytes have not been handed to the operating system."""
-        return self.batched + self.transport.get_write_buffer_size()
+        return self.batched + self._unsent_size + self.transport.get_write_buffer_size()
 
     def send_close(self, code: int, reason: str) -> None:
         """Start the closing handshake (RFC 6455 section 7.1.2)."""
@@ -155,10 +172,12 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The server has read on (``asyncio.BaseProtocol``)."""
         super().resume_writing()
-        if self._pong:
-            self.transport.write(b"".join(self._pong))
+        self._write_unsent()
+        if self._pong and not self.paused:
+            self._write(b"".join(self._pong))
             self._pong = []
-        self.connection.writable()
+        if not self.paused:
+            self.connection.writable()
 
     # --- receiving ---
 
@@ -171,12 +190,14 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return room for the next read (``asyncio.BufferedProtocol``)."""
         rest = self._end - self._start
-        if not rest or self._end == len(self._buffer):
+        # At the end of a TLS stream asyncio reads once: there must be room for all that is left.
+        least = sizehint + TLS_RECORD if self._secure else 1
+        if not rest or len(self._buffer) - self._end < least:
             # Small messages get one small buffer at a time, so that each server has its turn
             # soon. Twice that takes a tenth off the CPU of a flood of 64 KiB messages.
             # A frame longer than the buffer: grow as its bytes come, not as its header claims.
             room = len(self._buffer) if len(self._buffer) <= 2 * BUFFER else BUFFER
-            while room < 8 * min(rest, BUFFER // 4) or room < 2 * rest:
+            while room < max(8 * min(rest, BUFFER // 4), 2 * rest, rest + least):
                 room *= 2
             view = memoryview(self._buffer)[self._start : self._end]
             if room != len(self._buffer):
@@ -217,11 +238,11 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         start, end = self._start, self._end
         output = self._output
         max_size = self._max_size
-        turn_end = output.total + HIGH_WATER
-        self._turn_over = False
+        turn_end = self.loop.time() + TURN
+        turn_over = False
         # The library's parser, with msgspec's encoder behind it, takes 4.9 microseconds for a
         # message of 100 bytes; this and all else to the pipe takes 1.7 (tests/benchmark).
-        while not self._deaf and not output.full and end - start >= 2:
+        while not self._deaf and not output.full and not turn_over and end - start >= 2:
             head = buffer[start]
             length = buffer[start + 1]
             data = start + 2
@@ -249,7 +270,9 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             if stop > end:
                 break
             if not plain:
-                self._receive_frame(bytes(view[start:stop]))
+                if head & 0x08 or not output.gone:  # else nobody is left to decompress it for
+                    self._receive_frame(bytes(view[start:stop]))
+                turn_over = self.loop.time() > turn_end
             elif head == WHOLE_TEXT:
                 try:
                     text = str(view[data:stop], "utf-8")
@@ -262,12 +285,9 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             start = stop
             if len(output.batch) > BATCH:
                 output.flush()
-                if output.total > turn_end:
-                    # A buffer full of compressed messages may be hundreds of megabytes, which a
-                    # fast host would take: others must have their turn.
-                    self._turn_over = True
-                    break
+                turn_over = self.loop.time() > turn_end
         self._start, self._end = start, end
+        self._turn_over = turn_over
 
     def _may_be_longer(self, head: int, length: int) -> bool:
         """Tell whether a frame may be longer than the longest message, as it is compressed."""
