@@ -289,7 +289,7 @@ class Peer:
         while len(self._rest) < size:
             chunk = self.sock.recv(65536)
             if not chunk:
-                raise EOFError(f"connection ended with {self._rest!r}")
+                raise EOFError(f"connection ended with {self._rest[:100]!r}")
             self._rest += chunk
         data, self._rest = self._rest[:size], self._rest[size:]
         return data
@@ -303,7 +303,7 @@ class Peer:
         while b"\r\n\r\n" not in self._rest:
             chunk = self.sock.recv(65536)
             if not chunk:
-                raise EOFError(f"connection ended with {self._rest!r}")
+                raise EOFError(f"connection ended with {self._rest[:100]!r}")
             self._rest += chunk
         self.request, self._rest = self._rest.split(b"\r\n\r\n", 1)
         return self.request

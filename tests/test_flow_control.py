@@ -394,6 +394,57 @@ def test_a_large_message_is_answered_when_the_kernel_has_it(
         assert [plugin.read()["id"], plugin.read()["id"]] == [1, 3]
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["TCP", "TLS"])
+def test_a_server_that_closes_and_reads_on_gets_what_waited(
+    tls: tuple[str, ssl.SSLContext], secure: bool
+) -> None:
+    texts = [f"{number}" * MIB for number in range(5)]
+    with open_to_server(tls if secure else None, deaf=True) as (plugin, ws, peer):
+        plugin.send(*(send(number, ws, text) for number, text in enumerate(texts)))
+        plugin.send({"id": "sent", "action": "plugin-describe"})
+        answers = [plugin.read()["id"]]
+        while answers[-1] != "sent":
+            answers.append(plugin.read()["id"])
+        peer.send(close_frame(1000, "bye"))
+        with socket.socket(fileno=os.dup(peer.sock.fileno())) as tcp:
+            tcp.shutdown(socket.SHUT_WR)
+        # Only what the server gets has been answered with `{}`.
+        received = [payload.decode() for _, payload in peer.read_to_close()[:-1]]
+        peer.close()
+        lines = [plugin.read()]
+        while "event" not in lines[-1]:
+            lines.append(plugin.read())
+        done = [line["id"] for line in lines[:-1] if "response" in line]
+        assert received == texts[: len(received)]
+        assert len(answers) - 1 + len(done) <= len(received), "answered and not sent"
+        close = lines[-1]["payload"]["payload"]
+        assert close == {"code": 1000, "reason": "bye", "cause": "server"}
+
+
+@pytest.mark.slow
+@linux
+def test_stalled_connections_over_tls_leave_nothing_behind(
+    tls: tuple[str, ssl.SSLContext],
+) -> None:
+    options = ("--ca-file", tls[0], "--close-timeout", "0.1")
+    with deaf_server() as listener, Plugin(*options) as plugin:
+        sizes = []
+        for _ in range(6):
+            ws = plugin.create(listener.url.replace("ws:", "wss:"))
+            with listener.accept() as peer:
+                peer.sock = tls[1].wrap_socket(peer.sock, server_side=True)
+                peer.handshake()
+                plugin.event(ws, "open")
+                plugin.send(
+                    send(1, ws, "x" * (40 * MIB)),
+                    {"action": "websocket-close", "payload": {"id": ws}},
+                )
+                assert plugin.read()["error"]["code"] == "not-open"
+                plugin.event(ws, "close")
+            sizes.append(plugin.memory())
+        assert max(sizes) - sizes[0] < IDLE_MARGIN
+
+
 @pytest.mark.slow
 @linux
 @pytest.mark.parametrize("bursts", range(8, 24))

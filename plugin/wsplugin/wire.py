@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BUFFER: Final = 262_144
 WRITE_HIGH_WATER: Final = 65_536
-TURN: Final = 0.02
+TURN: Final = 0.005
 """Seconds after which a server that has sent much lets others have their turn."""
 # What OpenSSL may have deciphered and not handed out: a record (RFC 8446 section 5.1).
 TLS_RECORD: Final = 16_384
@@ -140,10 +140,17 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self._write_unsent()
 
     def _write_unsent(self) -> None:
-        while self._unsent and not self.paused and not self.transport.is_closing():
+        # From the end of the server's stream on, asyncio drops what is written. So all must have
+        # been when its Close frame has come, or when the end could come unseen.
+        last = self._deaf or self._reading_paused
+        while self._unsent and (last or not self.paused) and not self.transport.is_closing():
             part = self._unsent.popleft()
             self._unsent_size -= len(part)
             self.transport.write(part)
+
+    def _drop_unsent(self) -> None:
+        self._unsent.clear()
+        self._unsent_size = 0
 
     @property
     def waiting(self) -> int:
@@ -173,10 +180,10 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         """The server has read on (``asyncio.BaseProtocol``)."""
         super().resume_writing()
         self._write_unsent()
-        if self._pong and not self.paused:
+        if self._pong and not self._unsent:
             self._write(b"".join(self._pong))
             self._pong = []
-        if not self.paused:
+        if not self._unsent and not self.paused:
             self.connection.writable()
 
     # --- receiving ---
@@ -196,7 +203,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             # Small messages get one small buffer at a time, so that each server has its turn
             # soon. Twice that takes a tenth off the CPU of a flood of 64 KiB messages.
             # A frame longer than the buffer: grow as its bytes come, not as its header claims.
-            room = len(self._buffer) if len(self._buffer) <= 2 * BUFFER else BUFFER
+            room = len(self._buffer) if BUFFER <= len(self._buffer) <= 2 * BUFFER else BUFFER
             while room < max(8 * min(rest, BUFFER // 4), 2 * rest, rest + least):
                 room *= 2
             view = memoryview(self._buffer)[self._start : self._end]
@@ -446,6 +453,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self.lost_exc = exc
         self._lost = True
         self._stop_keepalive()
+        self._drop_unsent()
         self._receive()
 
     def _finish(self) -> None:
@@ -464,6 +472,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
     def release(self) -> None:
         """Give back memory, when the connection is done with."""
         self._deaf = True
+        self._drop_unsent()
         self._buffer = self._message = bytearray()
         self._start = self._end = 0
         self.protocol.extensions = []
@@ -475,6 +484,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         # Not during the opening handshake: a stopped host must not make it time out.
         if self.response is not None and not self._reading_paused:
             self._reading_paused = True
+            self._write_unsent()
             self.transport.pause_reading()
             if self._ping is not None:
                 self._cancel_timer()  # a stopped host is not a dead server
