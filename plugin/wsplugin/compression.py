@@ -17,8 +17,6 @@ from websockets.frames import CONT, Frame
 from websockets.typing import ExtensionParameter
 
 SMALLEST_WINDOW: Final = ("client_max_window_bits", "8")
-
-
 PIECE: Final = 2**20
 # Each final block costs a new stream and a copy of the rest: millions fit into one frame.
 MAX_FINAL_BLOCKS: Final = 100

@@ -94,7 +94,7 @@ class Connection:
         self._queue: collections.deque[tuple[Id, int, bytes | bytearray]] = collections.deque()
         self._queued = 0
         self._bookkeeping = 0
-        self._size = len(encode(options))
+        self._size = len(encode(options))  # headers may be as long as a line
         self.turn = 0
         """When it was this connection's turn to be read, for fairness: kept by the manager."""
         # Requests whose message has been written but not yet taken by the operating system.

@@ -1,6 +1,5 @@
 """Lines from the host to requests (``messages.py``)."""
 
-import functools
 import re
 from collections.abc import Callable
 
@@ -9,15 +8,11 @@ from msgspec import Raw
 
 from wsplugin.messages import SLICE, Request, RequestError, ShortRequest
 
+_decode_long: Callable[[bytes | bytearray], Request] = msgspec.json.Decoder(Request).decode
 _decode_short: Callable[[bytes | bytearray], ShortRequest] = msgspec.json.Decoder(
     ShortRequest
 ).decode
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
-
-
-@functools.cache
-def _long_decoder() -> Callable[[bytes | bytearray], Request]:
-    return msgspec.json.Decoder(Request).decode
 
 
 def decode_request(line: bytes | bytearray) -> Request | ShortRequest | None:
@@ -31,7 +26,7 @@ def decode_request(line: bytes | bytearray) -> Request | ShortRequest | None:
 
     """
     try:
-        return _decode_short(line) if len(line) <= SLICE else _long_decoder()(line)
+        return _decode_short(line) if len(line) <= SLICE else _decode_long(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         if not line.strip():
             return None

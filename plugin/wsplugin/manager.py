@@ -8,10 +8,10 @@ socket until its ``close`` event.
 import asyncio
 import collections
 import logging
+import math
 import re
 import traceback
 from collections.abc import Callable
-from math import inf
 from typing import Final
 
 from wsplugin import __version__
@@ -250,7 +250,8 @@ class Manager:
             self._places.add(connection.id)
             connection.connect()
         # Not those that only end when they are open, with the end of stdin: they have no deadline.
-        leaving = [c for c in map(self._connections.__getitem__, self._places) if c.deadline < inf]
+        held = [self._connections[id] for id in self._places]
+        leaving = [connection for connection in held if connection.deadline < math.inf]
         leaving.sort(key=lambda connection: connection.deadline)
         for connection in leaving[: len(self._waiting)]:
             connection.cut_off(GRACE)

@@ -119,7 +119,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             self.flush()
 
     def flush(self) -> None:
-        """Write what is batched, in one system call."""
+        """Write what is batched, in one go."""
         self.batched = 0
         writes = self.protocol.data_to_send()
         if writes:
@@ -127,9 +127,10 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             self._write(writes[0] if len(writes) == 1 else b"".join(writes))
 
     def _write(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
         if not self._secure:
-            if not self.transport.is_closing():
-                self.transport.write(data)
+            self.transport.write(data)
             return
         # asyncio's TLS transport does not count what its TCP transport holds, and hands on all it
         # has as soon as that one takes more: so it gets little at a time.
@@ -147,10 +148,6 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             part = self._unsent.popleft()
             self._unsent_size -= len(part)
             self.transport.write(part)
-
-    def _drop_unsent(self) -> None:
-        self._unsent.clear()
-        self._unsent_size = 0
 
     @property
     def waiting(self) -> int:
@@ -453,7 +450,8 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self.lost_exc = exc
         self._lost = True
         self._stop_keepalive()
-        self._drop_unsent()
+        self._unsent.clear()
+        self._unsent_size = 0
         self._receive()
 
     def _finish(self) -> None:
@@ -472,7 +470,6 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
     def release(self) -> None:
         """Give back memory, when the connection is done with."""
         self._deaf = True
-        self._drop_unsent()
         self._buffer = self._message = bytearray()
         self._start = self._end = 0
         self.protocol.extensions = []
