@@ -5,9 +5,9 @@ close or a failure means to the host is decided in ``connection.py``.
 
 :class:`Wire` is handed to ``websockets.connect(create_connection=…)``. From the library come the
 opening handshake, control frames, fragments, compression, masking and the closing handshake; the
-library's queue, its ``recv`` and its ``send`` are passed by. Whole data frames are taken out of
-the receive buffer here, without the library's parser, and everything else is fed to it one frame
-at a time, so that flow control acts between two messages and not between two reads.
+library's queue, its ``recv`` and its ``send`` are passed by. Whole data frames are made here, and
+taken out of the receive buffer here, without the library's parser; everything else is fed to it
+one frame at a time, so that flow control acts between two messages and not between two reads.
 """
 
 import asyncio
@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidMessage, PayloadTooBig
-from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame
+from websockets.frames import (  # type: ignore[attr-defined]  # apply_mask: C where there is one
+    BINARY,
+    CLOSE,
+    CONT,
+    PING,
+    PONG,
+    TEXT,
+    CloseCode,
+    Frame,
+    apply_mask,
+)
 from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.streams import StreamReader
@@ -28,7 +38,8 @@ from wsplugin.stdio import BATCH
 if TYPE_CHECKING:
     from wsplugin.connection import Connection
 
-BUFFER: Final = 262_144
+# A flood of messages of 64 KiB takes a tenth less CPU than with half of it.
+BUFFER: Final = 524_288
 WRITE_HIGH_WATER: Final = 65_536
 TURN: Final = 0.005
 """Seconds after which a server that has sent much lets others have their turn."""
@@ -76,6 +87,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         self._max_frame = self._max_size + self._max_size // 64 + 1024
         # Received bytes not yet taken are _buffer[_start:_end].
         self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
         self._deaf = False
@@ -110,7 +122,9 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
 
     def send_message(self, opcode: int, payload: bytes | bytearray) -> None:
         """Batch one message; :meth:`flush` writes. Only while the connection is open."""
-        if opcode == TEXT:
+        if not self.protocol.extensions:
+            self.protocol.writes.append(_frame(opcode, payload))
+        elif opcode == TEXT:
             self.protocol.send_text(payload)
         else:
             self.protocol.send_binary(payload)
@@ -193,22 +207,28 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return room for the next read (``asyncio.BufferedProtocol``)."""
-        rest = self._end - self._start
         # At the end of a TLS stream asyncio reads once: there must be room for all that is left.
         least = sizehint + TLS_RECORD if self._secure else 1
-        if not rest or len(self._buffer) - self._end < least:
-            # Small messages get one small buffer at a time, so that each server has its turn
-            # soon. Twice that takes a tenth off the CPU of a flood of 64 KiB messages.
-            # A frame longer than the buffer: grow as its bytes come, not as its header claims.
-            room = len(self._buffer) if BUFFER <= len(self._buffer) <= 2 * BUFFER else BUFFER
-            while room < max(8 * min(rest, BUFFER // 4), 2 * rest, rest + least):
-                room *= 2
-            view = memoryview(self._buffer)[self._start : self._end]
-            if room != len(self._buffer):
-                self._buffer = bytearray(room)
-            memoryview(self._buffer)[:rest] = view
-            self._start, self._end = 0, rest
-        return memoryview(self._buffer)[self._end :]
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) == BUFFER >= least:
+                return self._view
+        if len(self._buffer) - self._end < least or not self._end:
+            self._make_room(least)
+        return self._view[self._end :]
+
+    def _make_room(self, least: int) -> None:
+        rest = self._end - self._start
+        # A frame longer than the buffer: grow as its bytes come, not as its header claims.
+        room = BUFFER
+        while room < max(2 * rest, rest + least):
+            room *= 2
+        old = self._view[self._start : self._end]
+        if room != len(self._buffer):
+            self._buffer = bytearray(room)
+            self._view = memoryview(self._buffer)
+        self._view[:rest] = old
+        self._start, self._end = 0, rest
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take `nbytes` more (``asyncio.BufferedProtocol``)."""
@@ -237,8 +257,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
             self._finish()
 
     def _receive_frames(self) -> None:
-        buffer = self._buffer
-        view = memoryview(buffer)
+        buffer, view = self._buffer, self._view
         start, end = self._start, self._end
         output = self._output
         max_size = self._max_size
@@ -401,7 +420,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         It is parsed here because the library waits for the body of a refusal, for ever if need
         be, and reads frames that came with the head before anyone can learn that it is open.
         """
-        data = bytes(memoryview(self._buffer)[self._start : self._end])
+        data = bytes(self._view[self._start : self._end])
         self._start = self._end
         self.answered = True
         self._head += data
@@ -471,6 +490,7 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
         """Give back memory, when the connection is done with."""
         self._deaf = True
         self._buffer = self._message = bytearray()
+        self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self.protocol.extensions = []
 
@@ -534,6 +554,23 @@ class Wire(ClientConnection, asyncio.BufferedProtocol):
     def _stop_keepalive(self) -> None:
         self._ping = None
         self._cancel_timer()
+
+
+def _frame(opcode: int, payload: bytes | bytearray) -> bytes:
+    """Serialize a whole message in one masked frame without extensions (RFC 6455 section 5.2).
+
+    Beside the library's own way a pipelined echo of 100 bytes takes a fifth less CPU, and a round
+    trip 5 microseconds less before the message leaves.
+    """
+    size = len(payload)
+    if size < 126:
+        head = bytes((0x80 | opcode, 0x80 | size))
+    elif size < 65536:
+        head = bytes((0x80 | opcode, 0x80 | 126)) + size.to_bytes(2)
+    else:
+        head = bytes((0x80 | opcode, 0x80 | 127)) + size.to_bytes(8)
+    mask = os.urandom(4)
+    return b"".join((head, mask, apply_mask(payload, mask)))
 
 
 def _not_http(exc: Exception) -> InvalidMessage:
