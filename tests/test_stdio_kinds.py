@@ -8,11 +8,14 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import tempfile
 import termios
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -503,4 +506,48 @@ def test_terminal_that_hangs_up() -> None:
     assert process.stdout.readline().startswith(b'{"id":1')
     os.close(streams.host)
     assert process.wait(TIMEOUT) == 0
+    assert end(process) == b""
+
+
+def bytes_in(reader: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+# select() knows no descriptor beyond 1023.
+CROWDED = """
+import os, resource
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+while os.open(os.devnull, os.O_RDONLY) < 1100:
+    pass
+from wsplugin.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", [PLUGIN, [sys.executable, "-c", CROWDED]], ids=["", "crowded"])
+def test_many_answers_through_a_nonblocking_pipe(command: list[str]) -> None:
+    count = 10_000
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=writer, stderr=pipe)
+    os.close(writer)
+    assert process.stdin
+    host = threading.Thread(target=process.stdin.write, args=(DESCRIBE * count,), daemon=True)
+    host.start()
+    unread, before = bytes_in(reader), 0
+    while not unread or unread != before:  # until the pipe is full
+        time.sleep(0.3)
+        unread, before = bytes_in(reader), unread
+    output = b""
+    while output.count(b"\n") < count:
+        assert select.select([reader], [], [], TIMEOUT)[0]
+        output += os.read(reader, 65536)
+    host.join(TIMEOUT)
+    process.stdin.close()
+    assert read_all(reader) == b""
+    os.close(reader)
+    process.stdin = None
     assert end(process) == b""

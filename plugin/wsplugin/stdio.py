@@ -111,14 +111,21 @@ def open_input(
     return ThreadedInput(fd, on_chunk, loop)
 
 
+def _wait(fd: int, event: int) -> None:
+    """Wait until a descriptor that another process has set O_NONBLOCK on is ready."""
+    # Not select.select(), which takes no descriptor beyond 1023.
+    poll = select.poll()
+    poll.register(fd, event)
+    poll.poll()
+
+
 def _read(fd: int) -> bytes:
     """Read a chunk; a stream that fails has ended."""
     while True:
         try:
             return os.read(fd, CHUNK)
         except BlockingIOError:
-            # Another process has set O_NONBLOCK on what it shares with us.
-            select.select([fd], [], [])
+            _wait(fd, select.POLLIN)
         except OSError:
             return b""
 
@@ -338,8 +345,7 @@ class Output:
             try:
                 written = os.write(self._fd, view[:CHUNK])
             except BlockingIOError:
-                # Another process has set O_NONBLOCK on what it shares with us.
-                select.select([], [self._fd], [])
+                _wait(self._fd, select.POLLOUT)
                 continue
             view = view[written:]
             with self._lock:
