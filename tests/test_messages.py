@@ -579,6 +579,12 @@ def test_blank_lines_are_ignored(plugin: Plugin, line: bytes) -> None:
     assert answers(plugin, line) == []
 
 
+@pytest.mark.parametrize("line", [b"\v", b"\f", b" \f ", b"\x00"])
+def test_what_json_does_not_call_white_space(plugin: Plugin, line: bytes) -> None:
+    (answer,) = answers(plugin, line)
+    assert answer["error"]["code"] == "invalid-json"
+
+
 # --- arraybuffer data ---------------------------------------------------------------------------
 
 WRONG_ELEMENTS = (

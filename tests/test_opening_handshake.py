@@ -5,8 +5,11 @@ tested here too; what the host may ask for is tested with the policy.
 """
 
 import base64
+import errno
+import os
 import re
 import socket
+import sys
 import time
 from typing import Any
 
@@ -580,3 +583,28 @@ def test_failures_leave_the_plugin_as_it_was(plugin: Plugin, server: Listener) -
         assert peer.read_frame()[0] == 0x80 | CLOSE
         peer.send(close_frame(1000))
     plugin.event(id, "close")
+
+
+# A name with two addresses, without a name server.
+TWO_ADDRESSES = """
+import socket
+import sys
+look_up = socket.getaddrinfo
+def getaddrinfo(host, port, *arguments, **options):
+    hosts = ["127.0.0.1", "127.0.0.2"] if host == "two.test" else [host]
+    return [found for host in hosts for found in look_up(host, port, *arguments, **options)]
+socket.getaddrinfo = getaddrinfo
+from wsplugin.cli import main
+main()
+"""
+
+
+def test_a_name_of_which_all_addresses_refuse() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    command = [sys.executable, "-c", TWO_ADDRESSES, "--allow-insecure", "--proxy=none"]
+    with Plugin(command=command) as plugin:
+        id = plugin.create(f"ws://two.test:{port}/")
+        error = expect_error(plugin, id, "network-error")
+    refused = os.strerror(errno.ECONNREFUSED)
+    assert error["errMsg"] == f"cannot connect to two.test:{port}: {refused}"

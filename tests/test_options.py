@@ -2,6 +2,7 @@
 
 import json
 import re
+import select
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jsonschema
 import pytest
 import trustme
 
-from harness import PLUGIN, TIMEOUT, Plugin
+from harness import PLUGIN, TIMEOUT, Listener, Plugin
 from wsplugin import __version__
 from wsplugin.options import parse
 from wsplugin.settings import Settings
@@ -247,3 +248,34 @@ def test_defaults() -> None:
                 "closeTimeout": 10_000,
             },
         }
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_the_schema_is_utf_8_whatever_the_terminal(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run("--schema").stdout.decode()
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    assert run("--schema").stdout.decode() == expected
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_schema_that_cannot_be_written() -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [*PLUGIN, "--schema"], stdout=full, stderr=subprocess.PIPE, timeout=TIMEOUT, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == b"wsplugin: cannot write the schema: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--ping-interval", "0"), ("--ping-interval", "0.1", "--ping-timeout", "0")],
+    ids=" ".join,
+)
+def test_pings_off(options: tuple[str, ...]) -> None:
+    with Listener() as listener, Plugin(*options) as plugin:
+        _, peer = listener.open(plugin)
+        with peer:
+            assert not select.select([peer.sock], [], [], 0.5)[0]

@@ -28,7 +28,7 @@ def decode_request(line: bytes | bytearray) -> Request | ShortRequest | None:
     try:
         return _decode_short(line) if len(line) <= SLICE else _decode_long(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        if not line.strip():
+        if not line.strip(b" \t\r\n"):
             return None
         from wsplugin.mistakes import explain
 

@@ -7,6 +7,7 @@ fail is called towards the host.
 import asyncio
 import functools
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -73,6 +74,7 @@ async def perform_opening_handshake(connection: "Connection") -> None:
     proxy = choose_proxy(connection)
     if proxy is not None and proxy.startswith("https:"):
         arguments["proxy_ssl"] = tls_context(settings.ca_file)
+    pings = settings.ping_interval > 0 and settings.ping_timeout > 0
     addresses: list[str | None] = [None]
     if settings.block_private and proxy is None:
         # The addresses that are judged are the ones connected to: no second look-up in between.
@@ -93,8 +95,8 @@ async def perform_opening_handshake(connection: "Connection") -> None:
                 # The connection's own timers do it: they know the queue and the pauses.
                 open_timeout=None,
                 close_timeout=None,
-                ping_interval=settings.ping_interval or None,
-                ping_timeout=settings.ping_timeout or None,
+                ping_interval=settings.ping_interval if pings else None,
+                ping_timeout=settings.ping_timeout if pings else None,
                 max_size=settings.max_message_size,
                 write_limit=WRITE_HIGH_WATER,
                 **arguments,
@@ -204,6 +206,9 @@ def describe(exc: BaseException) -> str:
             return exc.strerror or "name not found"
         case OSError() if exc.errno:
             return os.strerror(exc.errno)
+        case OSError() if numbers := re.findall(r"\[Errno (\d+)\]", str(exc)):
+            # asyncio has tried several addresses, and says so in one sentence.
+            return ", ".join(dict.fromkeys(os.strerror(int(number)) for number in numbers))
         case ConnectionError() | TimeoutError():
             return "the connection was lost"
         case _:

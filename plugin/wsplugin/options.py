@@ -39,7 +39,12 @@ def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder |
     if arguments.pop("schema"):
         from wsplugin.schema import schema_text
 
-        sys.stdout.write(schema_text())
+        try:
+            # Not sys.stdout, whose encoding is the terminal's.
+            with open(1, "wb", closefd=False) as stdout:
+                stdout.write(schema_text().encode())
+        except OSError as exc:
+            parser.exit(1, f"wsplugin: cannot write the schema: {exc.strerror}\n")
         sys.exit(0)
     level = arguments.pop("log_level")
     record, redact_data = arguments.pop("record"), arguments.pop("record_redact_data")
@@ -111,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     option("--open-timeout", positive_seconds, "S", "seconds for the opening handshake")
     option("--close-timeout", positive_seconds, "S", "seconds for the closing handshake")
     option("--ping-interval", seconds, "S", "seconds between keepalive pings, 0 for none")
-    option("--ping-timeout", seconds, "S", "seconds for the answer to a ping, 0 for no limit")
+    option("--ping-timeout", seconds, "S", "seconds for the answer to a ping, 0 for no pings")
     sized = "bytes, or with KiB, MiB, GiB; default "
     option("--max-message-size", size, "SIZE", "longest message received", sized + "16MiB")
     option("--max-line", size, "SIZE", "longest line read", sized + "64MiB")
