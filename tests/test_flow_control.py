@@ -89,17 +89,22 @@ class Flood(threading.Thread):
 
     def taken(self) -> int:
         """Return how many bytes the plugin has read: sent, and in no buffer of the kernel."""
-        here, there = self.peer.sock.getsockname()[1], self.peer.sock.getpeername()[1]
-        waiting = 0
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            _, local, remote, _, queues, *_ = line.split()
-            ports = int(local[-4:], 16), int(remote[-4:], 16)
-            to_send, to_read = (int(queue, 16) for queue in queues.split(":"))
-            if ports == (here, there):
-                waiting += to_send
-            elif ports == (there, here):
-                waiting += to_read
-        return self.sent - waiting
+        return self.sent - sum(in_kernel(self.peer))
+
+
+def in_kernel(peer: Peer) -> tuple[int, int]:
+    """Return how many bytes to the plugin have not been received, and how many not been read."""
+    here, there = peer.sock.getsockname()[1], peer.sock.getpeername()[1]
+    unreceived = unread = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        ports = int(local[-4:], 16), int(remote[-4:], 16)
+        to_send, to_read = (int(queue, 16) for queue in queues.split(":"))
+        if ports == (here, there):
+            unreceived += to_send
+        elif ports == (there, here):
+            unread += to_read
+    return unreceived, unread
 
 
 def fill_stdin(plugin: Plugin, line: bytes, most: int) -> int:
@@ -303,6 +308,58 @@ def test_a_flood_of_large_messages_leaves_turns_to_others() -> None:
             flooding.expect_close(1000)
 
 
+def leave_unread(plugin: Plugin, listener: Listener, ending: bytes) -> tuple[str, int] | None:
+    """Have a server send and go while the host has stopped reading, until the kernel holds a part.
+
+    Returns the connection and how many messages it sent, or None if the kernels cannot be had so.
+    """
+    for count in range(2200, 4000, 200):
+        id, peer = listener.open(plugin, perMessageDeflate=False)
+        with peer:
+            plugin.stop_reading()
+            flood = Flood(peer, itertools.chain(numbered(TEXT, 1024, count), [ending]))
+            wait_until_still(flood.taken)
+            unreceived, unread = in_kernel(peer)
+            if not unreceived and unread > MIB // 4:
+                return id, count
+        plugin.resume_reading()
+        plugin.events_to_close(id)
+    return None
+
+
+@linux
+@pytest.mark.parametrize("ending", [close_frame(1000, "all sent"), b""], ids=["Close", "no Close"])
+def test_what_a_server_sent_before_it_went_is_not_lost(ending: bytes) -> None:
+    """The plugin's writes fail while a part of what the server has sent is still unread."""
+    sends = 300
+    with Listener() as listener, Plugin() as plugin:
+        left = leave_unread(plugin, listener, ending)
+        if left is None:
+            pytest.skip("the kernel's buffers do not allow it")
+        id, sent = left
+        requests = [send(number, id, "x" * 1024) for number in range(sends)]
+        threading.Thread(target=plugin.send, args=requests, daemon=True).start()
+        plugin.resume_reading()
+        numbers: list[int] = []
+        events: dict[str, Any] = {}
+        answers = 0
+        while "close" not in events or answers < sends:
+            line = plugin.read()
+            if "event" not in line:
+                answers += 1
+            elif line["payload"]["name"] == "message":
+                numbers.append(number_of(line["payload"]["payload"]))
+            else:
+                events[line["payload"]["name"]] = line["payload"]["payload"]
+        assert numbers == list(range(sent))
+        if ending:
+            closing = {"code": 1000, "reason": "all sent", "cause": "server"}
+            assert events == {"close": closing}
+        else:
+            assert events["error"]["code"] == "network-error"
+            assert events["close"]["code"] == 1006
+
+
 # --- a server that stops reading ---
 
 
@@ -314,7 +371,7 @@ def deaf_server() -> Iterator[Listener]:
         yield listener
 
 
-def send(id: int, ws: str, data: str) -> Any:
+def send(id: int | str, ws: str, data: str) -> Any:
     return {
         "id": id,
         "action": "websocket-send",
@@ -718,3 +775,44 @@ def test_what_waits_for_a_stalled_server_is_bounded(
             assert growth < WAITING
             assert codes.keys() <= {"buffer-full", "not-open"}
             assert answers == expected
+
+
+def test_a_batch_is_not_what_a_server_keeps_waiting() -> None:
+    """Sends of one read of stdin are written in one go; until then they wait for nobody."""
+    with Listener() as listener, Plugin("--max-send-buffer", "4KiB") as plugin:
+        ws, peer = listener.open(plugin)
+        with peer:
+            plugin.send(*(send(number, ws, "x" * 3000) for number in range(4)))
+            assert [plugin.read() for _ in range(4)] == [
+                {"id": number, "response": {}} for number in range(4)
+            ]
+
+
+def test_a_long_id_goes_into_an_empty_buffer() -> None:
+    """However long the id of its request is."""
+    id = "i" * (17 * MIB)
+    with Listener() as listener, Plugin() as plugin:
+        ws = plugin.create(listener.url)
+        with listener.accept() as peer:
+            plugin.send(send(id, ws, "hello"))
+            peer.handshake()
+            plugin.event(ws, "open")
+            assert peer.read_frame()[1] == b"hello"
+            assert plugin.read() == {"id": id, "response": {}}
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed by the host"])
+def test_a_close_frame_that_cannot_leave_completes_no_handshake(is_closed: bool) -> None:
+    """It stands behind a message that the server does not read."""
+    with deaf_server() as listener, Plugin() as plugin:
+        ws, peer = listener.open(plugin)
+        with peer:
+            plugin.send(send(1, ws, "x" * (8 * MIB)))
+            if is_closed:
+                payload = {"id": ws, "code": 3000, "reason": "mine"}
+                assert "response" in plugin.request("websocket-close", payload)
+            peer.send(close_frame(1001, "bye"))
+            assert plugin.read()["error"]["code"] == "not-open"
+            closing = plugin.event(ws, "close")
+        assert closing.pop("reason").startswith("the closing handshake took longer")
+        assert closing == {"code": 1006, "cause": "host" if is_closed else "server"}

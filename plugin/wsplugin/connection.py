@@ -136,14 +136,18 @@ class Connection:
         if self.ending:
             raise not_open(self.id)
         wire = self.wire if self.state is State.OPEN else None
+        limit = self.settings.max_send_buffer
         waiting = self._queued + (wire.waiting if wire else 0)
-        if waiting and waiting + len(payload) > self.settings.max_send_buffer:
+        if wire and waiting + len(payload) > limit:
+            wire.flush()  # what waits for the rest of its batch does not wait for the server
+            waiting = self._queued + wire.waiting
+        if waiting and waiting + len(payload) > limit:
             raise RequestError("buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)")
         if wire and not self._queue and not wire.paused:
             self._write(wire, id, opcode, payload)
             return
         self._bookkeeping += bookkeeping(id)
-        if self._bookkeeping > MAX_BOOKKEEPING:
+        if self._queue and self._bookkeeping > MAX_BOOKKEEPING:
             self._bookkeeping -= bookkeeping(id)
             raise RequestError("buffer-full", "too many messages are waiting")
         self._queue.append((id, opcode, payload))
@@ -355,14 +359,17 @@ class Connection:
         if self._failure:
             return CloseEventPayload(1006, self._failure.err_msg, "failure")
         protocol = self.wire.protocol if self.wire else None
-        if protocol and protocol.close_sent and protocol.close_rcvd:
+        stuck = self.wire is not None and self.wire.stuck
+        if protocol and protocol.close_sent and protocol.close_rcvd and not stuck:
             if protocol.close_rcvd_then_sent:
                 received = protocol.close_rcvd
                 return CloseEventPayload(int(received.code), received.reason, "server")
             code, reason = int(protocol.close_sent.code), protocol.close_sent.reason
         else:
             code, reason = 1006, self._cut or "the connection was lost"
-        return CloseEventPayload(code, reason, self._ending.cause if self._ending else "failure")
+        by_server = protocol is not None and protocol.close_rcvd is not None
+        cause = self._ending.cause if self._ending else "server" if by_server else "failure"
+        return CloseEventPayload(code, reason, cause)
 
 
 def bookkeeping(id: Id) -> int:
