@@ -27,7 +27,8 @@ LOW_WATER: Final = 2**18
 BOM: Final = b"\xef\xbb\xbf"
 # What is written at a time, and what a Linux pipe is asked to hold: all that Linux gives by default
 # (pipe(7), pipe-max-size). With 64 and 256 KiB a flood of messages of 64 KiB takes a sixth more
-# CPU: processes are woken more often, and the pipe is sooner full.
+# CPU: processes are woken more often, and the pipe is sooner full. The price: 64 plugins use up
+# what Linux gives to all pipes of a user without privileges, whose next ones are tiny.
 BATCH: Final = 2**18
 PIPE_SIZE: Final = 2**20
 # What poll() promises for a pipe that it calls writable (POSIX: at least PIPE_BUF bytes).
