@@ -126,7 +126,7 @@ def expect(line: bytes, max_line: int = 64 * 2**20) -> Expectation | None:
     """Return what may come back for a line, without its LF; None if it is to be ignored."""
     if len(line) > max_line:
         return Expectation(frozenset({"line-too-long"}), success=False, id=ANY)
-    if not line.strip():
+    if not line.strip(b" \t\r\n"):
         return None
     invalid_json = frozenset({"invalid-json"})
     if _depth(line) > SURELY_NOT_TOO_DEEP:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw
 
-from wsplugin.messages import SLICE, Request, RequestError, ShortRequest
+from wsplugin.messages import SLICE, WHITE_SPACE, Request, RequestError, ShortRequest
 
 _decode_long: Callable[[bytes | bytearray], Request] = msgspec.json.Decoder(Request).decode
 _decode_short: Callable[[bytes | bytearray], ShortRequest] = msgspec.json.Decoder(
@@ -28,7 +28,7 @@ def decode_request(line: bytes | bytearray) -> Request | ShortRequest | None:
     try:
         return _decode_short(line) if len(line) <= SLICE else _decode_long(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        if not line.strip(b" \t\r\n"):
+        if not line.strip(WHITE_SPACE):
             return None
         from wsplugin.mistakes import explain
 

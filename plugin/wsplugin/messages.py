@@ -16,6 +16,9 @@ PROTOCOL: Final = 1
 # every byte of the message, so an 8 MiB message would need 64 MiB more at once.
 SLICE: Final = 65_536
 
+# What JSON calls white space (RFC 8259 section 2); a line of nothing else is blank.
+WHITE_SPACE: Final = b" \t\r\n"
+
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 """A request's id. None stands for a request without one (JSON ``null`` or absent)."""
 GivenId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str

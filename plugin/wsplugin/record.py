@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wsplugin.messages import RequestError
+from wsplugin.messages import WHITE_SPACE, RequestError
 from wsplugin.transcript import literal
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Recorder:
         """Record one of the host's lines, before it is carried out."""
         if isinstance(line, RequestError):
             self._write("> <a line that is too long>")
-        elif line.strip():
+        elif line.strip(WHITE_SPACE):
             self._write("> " + request_text(line, redact_data=self._redact_data))
 
     def lines_out(self, lines: bytes | bytearray) -> None:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from wsplugin.messages import WHITE_SPACE
 from wsplugin.transcript import (
     BOM,
     Die,
@@ -120,7 +121,7 @@ class Replay:
             if self._at_start:
                 self._at_start = False
                 line = line.removeprefix(BOM)
-            if line := line.strip():
+            if line := line.strip(WHITE_SPACE):
                 return line
         return b""
 
