@@ -588,7 +588,6 @@ def test_failures_leave_the_plugin_as_it_was(plugin: Plugin, server: Listener) -
 # A name with two addresses, without a name server.
 TWO_ADDRESSES = """
 import socket
-import sys
 look_up = socket.getaddrinfo
 def getaddrinfo(host, port, *arguments, **options):
     hosts = ["127.0.0.1", "127.0.0.2"] if host == "two.test" else [host]

@@ -358,18 +358,15 @@ class Connection:
         """Say how it ended: with the Close frame that started it, if both frames were seen."""
         if self._failure:
             return CloseEventPayload(1006, self._failure.err_msg, "failure")
-        protocol = self.wire.protocol if self.wire else None
-        stuck = self.wire is not None and self.wire.stuck
-        if protocol and protocol.close_sent and protocol.close_rcvd and not stuck:
-            if protocol.close_rcvd_then_sent:
-                received = protocol.close_rcvd
-                return CloseEventPayload(int(received.code), received.reason, "server")
-            code, reason = int(protocol.close_sent.code), protocol.close_sent.reason
-        else:
-            code, reason = 1006, self._cut or "the connection was lost"
-        by_server = protocol is not None and protocol.close_rcvd is not None
-        cause = self._ending.cause if self._ending else "server" if by_server else "failure"
-        return CloseEventPayload(code, reason, cause)
+        wire = self.wire
+        sent = wire.protocol.close_sent if wire else None
+        received = wire.protocol.close_rcvd if wire else None
+        cause = self._ending.cause if self._ending else "server" if received else "failure"
+        if wire is None or sent is None or received is None or wire.stuck:
+            return CloseEventPayload(1006, self._cut or "the connection was lost", cause)
+        if wire.protocol.close_rcvd_then_sent:
+            return CloseEventPayload(int(received.code), received.reason, "server")
+        return CloseEventPayload(int(sent.code), sent.reason, cause)
 
 
 def bookkeeping(id: Id) -> int:

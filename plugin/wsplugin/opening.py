@@ -74,7 +74,6 @@ async def perform_opening_handshake(connection: "Connection") -> None:
     proxy = choose_proxy(connection)
     if proxy is not None and proxy.startswith("https:"):
         arguments["proxy_ssl"] = tls_context(settings.ca_file)
-    pings = settings.ping_interval > 0 and settings.ping_timeout > 0
     addresses: list[str | None] = [None]
     if settings.block_private and proxy is None:
         # The addresses that are judged are the ones connected to: no second look-up in between.
@@ -95,8 +94,9 @@ async def perform_opening_handshake(connection: "Connection") -> None:
                 # The connection's own timers do it: they know the queue and the pauses.
                 open_timeout=None,
                 close_timeout=None,
-                ping_interval=settings.ping_interval if pings else None,
-                ping_timeout=settings.ping_timeout if pings else None,
+                # Either option turns pings off.
+                ping_interval=(settings.ping_timeout and settings.ping_interval) or None,
+                ping_timeout=settings.ping_timeout,
                 max_size=settings.max_message_size,
                 write_limit=WRITE_HIGH_WATER,
                 **arguments,
