@@ -52,7 +52,7 @@ from harness import (
     close_frame,
     frame,
 )
-from wsplugin.transcript import Server, substitute
+from wsplugin.recording.transcript import Server, substitute
 
 
 class ScriptedServer:

@@ -37,7 +37,8 @@ from host import Close, Host, PluginEnded
 
 # The fixtures of the transcripts.
 from test_transcripts import PLAYABLE, TRANSCRIPTS, authority, names, play, tls  # noqa: F401
-from wsplugin import Settings, transcript
+from wsplugin import Settings
+from wsplugin.recording import transcript
 from wsplugin.schema import schema_text
 
 EXAMPLES = Path(__file__).parent.parent / "host_examples"

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Plugin
+from wsplugin.input import CHUNK
+from wsplugin.lines import BOM, Lines
 from wsplugin.messages import RequestError
-from wsplugin.stdio import BOM, CHUNK, Lines
 
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("wsplugin", deadline=None)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from harness import PLUGIN, TIMEOUT, Plugin, echo_server
 from test_transcripts import TRANSCRIPTS, converse
-from wsplugin.record import Recorder, event_or_answer_text, redacted_url, request_text
-from wsplugin.replay import Replay
-from wsplugin.transcript import (
+from wsplugin.recording.record import Recorder, event_or_answer_text, redacted_url, request_text
+from wsplugin.recording.replay import Replay
+from wsplugin.recording.transcript import (
     Continue,
     Expected,
     LineIn,
@@ -252,7 +252,7 @@ def test_a_host_sees_the_plugin_die(lines: int, file: Path) -> None:
 )
 def test_pauses(text: str, speed: float, slept: list[float], monkeypatch: Any) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("wsplugin.replay.time.sleep", pauses.append)
+    monkeypatch.setattr("wsplugin.recording.replay.time.sleep", pauses.append)
     Collecting(parse(text), b"1\n"[: 2 * text.count("> ")], speed).run()
     assert pauses == slept
 
@@ -448,7 +448,7 @@ def test_a_recording_begins_anew(file: Path) -> None:
 
 def test_pauses_are_recorded(file: Path, monkeypatch: Any) -> None:
     times = iter([10.0, 10.0, 10.005, 11.255])
-    monkeypatch.setattr("wsplugin.record.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("wsplugin.recording.record.time.monotonic", lambda: next(times))
     recorder = Recorder(str(file))
     recorder.start()
     for id in (b"1", b"2", b"3"):
@@ -469,7 +469,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else() -> None:
             assert plugin.request("app-background", id=id) == {"id": id, "response": {}}
         assert plugin.finish() == ([], 0)
     assert plugin.stderr.count(b"\n") == 1
-    assert plugin.stderr.startswith(b"WARNING wsplugin.record: recording has ended: ")
+    assert plugin.stderr.startswith(b"WARNING wsplugin.recording.record: recording has ended: ")
 
 
 # --- secrets ----------------------------------------------------------------------------------

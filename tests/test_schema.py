@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from harness import PLUGIN
-from wsplugin.transcript import LineIn, LinesOut, Transcript, example, parse, substitute
+from wsplugin.recording.transcript import LineIn, LinesOut, Transcript, example, parse, substitute
 
 TRANSCRIPTS = {
     path.stem: parse(path.read_text(encoding="utf-8"))

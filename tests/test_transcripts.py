@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 from harness import PLUGIN, TIMEOUT, Plugin
 from scripted_server import ScriptedServer
 from wsplugin.messages import ACTIONS, Cause, ConnectionErrorCode, RequestErrorCode
-from wsplugin.transcript import (
+from wsplugin.recording.transcript import (
     Continue,
     Die,
     Elapsed,

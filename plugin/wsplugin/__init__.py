@@ -6,10 +6,11 @@ process runs it on a thread with :func:`serve`.
 
 from typing import TYPE_CHECKING
 
+from wsplugin.version import __version__
+
 if TYPE_CHECKING:
     from wsplugin.settings import Settings
 
-__version__ = "1.0.0"
 __all__ = ["Settings", "__version__", "serve"]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from wsplugin.lazy import defer_imports
 
 if TYPE_CHECKING:
-    from wsplugin.record import Recorder
+    from wsplugin.recording.record import Recorder
     from wsplugin.session import Session
 
 # Windows has no SIGTERM that another process could send; Ctrl+Break is its like.
@@ -79,7 +79,7 @@ def stand_in(arguments: Sequence[str]) -> NoReturn:
 
     path, speed = parse_replay(arguments)
     stdin, stdout = take_descriptors()
-    from wsplugin.replay import replay
+    from wsplugin.recording.replay import replay
 
     os._exit(replay(path, speed, stdin, stdout))
 

@@ -24,15 +24,15 @@ from wsplugin.messages import (
     OpenPayload,
     RequestError,
 )
+from wsplugin.output import Output
 from wsplugin.policy import Target
 from wsplugin.settings import Settings
-from wsplugin.stdio import Output
 
 if TYPE_CHECKING:
     from websockets.datastructures import Headers
     from websockets.http11 import Response
 
-    from wsplugin.wire import Wire
+    from wsplugin.network.wire import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +251,7 @@ class Connection:
 
     async def _connect(self) -> None:
         # Not before: a bad line is answered without loading the network libraries.
-        from wsplugin.opening import perform_opening_handshake
+        from wsplugin.network.opening import perform_opening_handshake
 
         timeout = self.options.timeout
         seconds = timeout / 1000 if isinstance(timeout, int) else self.settings.open_timeout
@@ -272,7 +272,7 @@ class Connection:
 
     def _explain(self, exc: BaseException) -> ErrorPayload:
         try:
-            from wsplugin.opening import explain_failure
+            from wsplugin.network.opening import explain_failure
 
             return explain_failure(exc, self)
         except Exception as bug:  # noqa: BLE001 - whatever it is, the `close` event must come

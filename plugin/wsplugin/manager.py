@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from wsplugin import __version__
 from wsplugin.connection import GRACE, Connection, Ending, not_open
 from wsplugin.decoding import decode_bytes, decode_request, to_bytes
 from wsplugin.encoding import encode_answer, encode_done, encode_error
@@ -40,9 +39,10 @@ from wsplugin.messages import (
     ShortRequest,
     ShortSend,
 )
+from wsplugin.output import Output
 from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url
 from wsplugin.settings import Settings
-from wsplugin.stdio import Output
+from wsplugin.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from wsplugin import __version__
 from wsplugin.policy import parse_host_pattern
 from wsplugin.settings import Settings
+from wsplugin.version import __version__
 
 if TYPE_CHECKING:
-    from wsplugin.record import Recorder
+    from wsplugin.recording.record import Recorder
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -51,7 +51,7 @@ def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder |
     arguments["allow_hosts"] = tuple(arguments["allow_hosts"])
     settings = Settings(**arguments)
     if settings.ca_file is not None:
-        from wsplugin.opening import tls_context
+        from wsplugin.network.opening import tls_context
 
         try:
             tls_context(settings.ca_file)
@@ -59,7 +59,7 @@ def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder |
             parser.error(f"argument --ca-file: no certificates in {settings.ca_file}: {exc}")
     recorder = None
     if record is not None:
-        from wsplugin.record import Recorder
+        from wsplugin.recording.record import Recorder
 
         try:
             recorder = Recorder(record, redact_data=redact_data)

@@ -5,13 +5,16 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from wsplugin.input import Input, open_input
+from wsplugin.lines import Lines
 from wsplugin.manager import Manager
 from wsplugin.messages import RequestError
+from wsplugin.output import BATCH, Output, Sink
 from wsplugin.settings import Settings
-from wsplugin.stdio import BATCH, Lines, Output, open_input
+from wsplugin.sink import DescriptorSink
 
 if TYPE_CHECKING:
-    from wsplugin.record import Recorder
+    from wsplugin.recording.record import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,9 @@ def serve(
     loop.set_exception_handler(complain)
 
     async def run() -> int:
-        session = Session(stdin, stdout, settings)
+        session = Session(
+            settings, DescriptorSink(stdout, loop), lambda feed: open_input(stdin, feed, loop)
+        )
         if on_start is not None:
             on_start(session)
         return await session.run()
@@ -52,9 +57,22 @@ def serve(
 
 
 class Session:
-    """Joins input, manager and output; made and used on a running event loop."""
+    """Joins input, manager and output; made and used on a running event loop.
 
-    def __init__(self, stdin: int, stdout: int, settings: Settings) -> None:
+    Args:
+        settings: limits and policy.
+        sink: where the lines to the host go.
+        open_input: begins to read the host's lines, paused; is given what takes the chunks, of
+            which ``b""`` is the end of the stream.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sink: Sink,
+        open_input: Callable[[Callable[[bytes], None]], Input],
+    ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._settings = settings
         self._splitter = Lines(settings.max_line)
@@ -64,9 +82,9 @@ class Session:
         self._flushing: asyncio.Timeout | None = None
         self._stopped = False
         self._idle = asyncio.Event()
-        self._output = Output(stdout, loop, on_drained=self._drained, on_gone=self.stop)
+        self._output = Output(sink, loop, on_drained=self._drained, on_gone=self.stop)
         self._manager = Manager(settings, self._output, self._idle.set)
-        self._input = open_input(stdin, self._feed, loop)
+        self._input = open_input(self._feed)
         self._recorder: Recorder | None = None
 
     def record(self, recorder: "Recorder") -> None:

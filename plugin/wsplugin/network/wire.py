@@ -36,7 +36,7 @@ from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.streams import StreamReader
 
-from wsplugin.stdio import BATCH
+from wsplugin.output import BATCH
 
 if TYPE_CHECKING:
     from wsplugin.connection import Connection

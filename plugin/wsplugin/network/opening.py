@@ -23,11 +23,11 @@ from websockets.exceptions import (
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-from wsplugin import __version__
-from wsplugin.compression import DeflateFactory
 from wsplugin.messages import ErrorPayload
+from wsplugin.network.compression import DeflateFactory
+from wsplugin.network.wire import WRITE_HIGH_WATER, UnexpectedStatus, Wire
 from wsplugin.policy import is_public
-from wsplugin.wire import WRITE_HIGH_WATER, UnexpectedStatus, Wire
+from wsplugin.version import __version__
 
 if TYPE_CHECKING:
     import ssl

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from wsplugin.messages import WHITE_SPACE
-from wsplugin.transcript import (
+from wsplugin.recording.transcript import (
     BOM,
     Die,
     Elapsed,

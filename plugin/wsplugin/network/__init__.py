@@ -1,0 +1,1 @@
+"""What lies between the connection that the host knows and the server: bytes, names, sockets."""

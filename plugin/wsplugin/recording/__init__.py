@@ -1,0 +1,1 @@
+"""Conversations as text: written as they happen, and played to a host."""

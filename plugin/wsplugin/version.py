@@ -1,0 +1,3 @@
+"""The version of the plugin, for whoever tells it."""
+
+__version__ = "1.0.0"
