@@ -110,7 +110,7 @@ REFUSALS: dict[str, Refusal] = {
     "as length": lambda p: f"HTTP/1.1 200 X\r\nContent-Length: {HEADER}\r\n\r\n".encode(),
     "as encoding": lambda p: f"HTTP/1.1 200 X\r\nTransfer-Encoding: {HEADER}\r\n\r\n".encode(),
     "too long a line": lambda p: f"HTTP/1.1 101 X\r\nX: {HEADER * 2000}\r\n\r\n".encode(),
-    "too many headers": lambda p: accepted(p, *[f"X: {HEADER}"] * 300),
+    "too many headers": lambda p: accepted(p, *[f"X: {HEADER}"] * 600),
 }
 
 

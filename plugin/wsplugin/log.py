@@ -55,3 +55,9 @@ def configure_logging(level: str) -> StderrHandler:
         logging.getLogger(library).setLevel(logging.CRITICAL)
     logging.getLogger("wsplugin").setLevel(level.upper())
     return handler
+
+
+SILENT: Final = logging.Logger("websockets")
+"""For the library, whose records hold URLs, headers and payloads: reaches no handler at all."""
+SILENT.disabled = True
+SILENT.setLevel(logging.CRITICAL + 1)

@@ -1,18 +1,15 @@
-"""The async manager: requests in, answers out, and who may have a connection.
+"""The async manager: requests to effects on connections.
 
 Dispatch never waits, so the order of lines is the order of effects and a stalled server holds up
-nobody else. Five places are given out: a connection has one from the moment it may open its
-socket until its ``close`` event.
+nobody else.
 """
 
 import asyncio
-import collections
 import logging
-import math
 import re
 import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wsplugin.connection import GRACE, Connection, Ending, not_open
 from wsplugin.decoding import decode_bytes, decode_request, to_bytes
@@ -40,19 +37,19 @@ from wsplugin.messages import (
     ShortSend,
 )
 from wsplugin.output import Output
+from wsplugin.places import Places
 from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url
 from wsplugin.settings import Settings
 from wsplugin.version import __version__
+
+if TYPE_CHECKING:
+    from wsplugin.network.opening import Dialer
 
 logger = logging.getLogger(__name__)
 
 # RFC 6455 section 11.8.
 TEXT: Final = 1
 BINARY: Final = 2
-
-# How many connections may wait for a place. Only those can be many that have messages and a close
-# behind them, which no longer count for the limit of connections.
-MAX_WAITING: Final = 1000
 
 BACKGROUND: Final = Ending(1001, "application entered background", "background")
 SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
@@ -64,20 +61,29 @@ class Manager:
     `on_idle` is called once, when an end has been asked for and no connection is left.
     """
 
-    def __init__(self, settings: Settings, output: Output, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        output: Output,
+        on_idle: Callable[[], None],
+        dialer: "Dialer | None" = None,
+    ) -> None:
         self.settings = settings
         self.output = output
+        self.dialer = dialer
         self._on_idle = on_idle
         self._limit = Ending(
             1001, f"connection limit of {settings.max_connections} reached", "limit"
         )
         self._created = 0
         self._turns = 0
-        # All that have not had their `close` event, oldest first.
+        # All that have not had their `close` event.
         self._connections: dict[str, Connection] = {}
-        self._places: set[str] = set()
-        self._waiting: collections.deque[Connection] = collections.deque()
-        self._batched: set[Connection] = set()
+        self._places: Places[Connection] = Places(
+            settings.max_connections, settings.max_connections * settings.max_send_buffer
+        )
+        # Those that have been sent messages in this batch of lines; a dictionary for its order.
+        self._batched: dict[Connection, None] = {}
         # Requests of app-background, each with the connections that it still waits for.
         self._backgrounds: list[tuple[Id, set[str]]] = []
         self._ending = False
@@ -108,9 +114,9 @@ class Manager:
 
     def flush(self) -> None:
         """Write the messages of all requests since the last call, a write for each connection."""
-        for connection in self._batched:
+        batched, self._batched = self._batched, {}
+        for connection in batched:
             connection.flush()
-        self._batched.clear()
 
     def resume(self) -> None:
         """Take what servers have sent meanwhile, until the host is behind again.
@@ -155,7 +161,7 @@ class Manager:
         if connection is None:
             raise not_open(payload.id)
         connection.send(request.id, opcode, data)
-        self._batched.add(connection)
+        self._batched[connection] = None
 
     def _create(self, request: Create) -> None:
         options = request.payload
@@ -166,11 +172,13 @@ class Manager:
         self._created += 1
         connection = Connection(f"ws-{self._created}", target, options, self)
         self._connections[connection.id] = connection
-        self._waiting.append(connection)
+        self._places.arrive(connection)
         if request.id is not None:
             self.output.write(encode_answer(CreateAnswer(request.id, Created(connection.id))))
-        self._evict()
-        self._bound_waiting()
+        if (oldest := self._places.evicted()) is not None:
+            oldest.end(self._limit, GRACE, at_once=True)
+        for waiting in self._places.too_many_waiting():
+            waiting.end(self._limit, GRACE, at_once=True)
         self._give_places()
 
     def _close(self, request: Close) -> None:
@@ -185,7 +193,7 @@ class Manager:
 
     def _background(self, request: Background) -> None:
         self._backgrounds.append((request.id, set(self._connections)))
-        for connection in list(self._connections.values()):
+        for connection in self._places:
             connection.end(BACKGROUND, GRACE, at_once=True)
         self._answer_backgrounds()
 
@@ -223,50 +231,21 @@ class Manager:
 
     # --- places ---
 
-    def _evict(self) -> None:
-        """End the oldest connection not yet closing, if there is one too many of those."""
-        staying = [c for c in self._connections.values() if not c.ending]
-        if len(staying) > self.settings.max_connections:
-            staying[0].end(self._limit, GRACE, at_once=True)
-
-    def _bound_waiting(self) -> None:
-        """End the oldest closing connections that wait for a place, if they hold too much.
-
-        As many as there are places may always wait: each holds no more than one that is open.
-        """
-        places = self.settings.max_connections
-        allowed = places * self.settings.max_send_buffer
-        closing = collections.deque(c for c in self._waiting if c.ending)
-        held = sum(connection.held for connection in closing)
-        while len(closing) > places and (held > allowed or len(closing) > MAX_WAITING):
-            oldest = closing.popleft()
-            held -= oldest.held
-            oldest.end(self._limit, GRACE, at_once=True)
-
     def _give_places(self) -> None:
         """Let connections that wait begin, as places are free; hurry those that leave."""
-        while self._waiting and len(self._places) < self.settings.max_connections:
-            connection = self._waiting.popleft()
-            self._places.add(connection.id)
+        while (connection := self._places.give()) is not None:
             connection.connect()
-        # Not those that only end when they are open, with the end of stdin: they have no deadline.
-        held = [self._connections[id] for id in self._places]
-        leaving = [connection for connection in held if connection.deadline < math.inf]
-        leaving.sort(key=lambda connection: connection.deadline)
-        for connection in leaving[: len(self._waiting)]:
-            connection.cut_off(GRACE)
+        for leaving in self._places.hurried():
+            leaving.cut_off(GRACE)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection that has had its ``close`` event."""
         del self._connections[connection.id]
-        self._batched.discard(connection)
+        self._places.leave(connection)
+        self._batched.pop(connection, None)
         for _, awaited in self._backgrounds:
             awaited.discard(connection.id)
         self._answer_backgrounds()
-        if connection.id in self._places:
-            self._places.remove(connection.id)
-        else:
-            self._waiting.remove(connection)
         self._give_places()
         self._check_idle()
 
@@ -279,7 +258,7 @@ class Manager:
     def finish(self) -> None:
         """Carry out what has been asked for, then end all connections."""
         self._ending = True
-        for connection in list(self._connections.values()):
+        for connection in self._places:
             connection.end_when_open(SHUTDOWN)
         self._check_idle()
 
@@ -294,7 +273,7 @@ class Manager:
     def stop(self) -> None:
         """End all connections within a second, and refuse all further requests."""
         self._ending = self._stopped = True
-        for connection in list(self._connections.values()):
+        for connection in self._places:
             connection.end(SHUTDOWN, GRACE, at_once=True)
         self._check_idle()
 

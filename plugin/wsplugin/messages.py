@@ -210,6 +210,7 @@ ConnectionErrorCode = Literal[
     "protocol-error",
     "message-too-big",
     "ping-timeout",
+    "internal-error",
 ]
 Cause = Literal["host", "server", "limit", "background", "shutdown", "failure"]
 

@@ -51,10 +51,10 @@ def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder |
     arguments["allow_hosts"] = tuple(arguments["allow_hosts"])
     settings = Settings(**arguments)
     if settings.ca_file is not None:
-        from wsplugin.network.opening import tls_context
+        from wsplugin.network import tls
 
         try:
-            tls_context(settings.ca_file)
+            tls.context(settings.ca_file)
         except OSError as exc:
             parser.error(f"argument --ca-file: no certificates in {settings.ca_file}: {exc}")
     recorder = None

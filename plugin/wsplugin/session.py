@@ -14,6 +14,7 @@ from wsplugin.settings import Settings
 from wsplugin.sink import DescriptorSink
 
 if TYPE_CHECKING:
+    from wsplugin.network.opening import Dialer
     from wsplugin.recording.record import Recorder
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Session:
         sink: where the lines to the host go.
         open_input: begins to read the host's lines, paused; is given what takes the chunks, of
             which ``b""`` is the end of the stream.
+        dialer: how to get to names and addresses, if not in the system's way.
 
     """
 
@@ -72,6 +74,8 @@ class Session:
         settings: Settings,
         sink: Sink,
         open_input: Callable[[Callable[[bytes], None]], Input],
+        *,
+        dialer: "Dialer | None" = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._settings = settings
@@ -83,7 +87,7 @@ class Session:
         self._stopped = False
         self._idle = asyncio.Event()
         self._output = Output(sink, loop, on_drained=self._drained, on_gone=self.stop)
-        self._manager = Manager(settings, self._output, self._idle.set)
+        self._manager = Manager(settings, self._output, self._idle.set, dialer)
         self._input = open_input(self._feed)
         self._recorder: Recorder | None = None
 

@@ -1,215 +1,380 @@
-"""The opening handshake and all that comes before it: name, address, proxy, TCP, TLS.
+"""One attempt to open a connection: name, address, proxy, TCP, TLS, request and answer.
 
-The ``websockets`` library does the work. Decided here is what it is told, and what each way to
-fail is called towards the host.
+Each phase says by itself what its failure is called. No message repeats what may be secret: the
+URL's query, headers, proxy credentials, or text of the server, which may send back what it was
+sent.
 """
 
 import asyncio
-import functools
+import enum
 import os
-import re
 import socket
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
 from websockets.exceptions import (
     InvalidHandshake,
     InvalidHeader,
     InvalidProxy,
-    InvalidProxyStatus,
     NegotiationError,
-    ProxyError,
 )
-from websockets.proxy import get_proxy
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from wsplugin.messages import ErrorPayload
+from wsplugin.log import SILENT
+from wsplugin.messages import CreatePayload, ErrorPayload
+from wsplugin.network import addresses, names, proxies
 from wsplugin.network.compression import DeflateFactory
-from wsplugin.network.wire import WRITE_HIGH_WATER, UnexpectedStatus, Wire
-from wsplugin.policy import is_public
+from wsplugin.network.exchange import EndOfStream, Exchange
+from wsplugin.network.names import Address
+from wsplugin.network.response import SWITCHING_PROTOCOLS, BadResponse, fields
+from wsplugin.network.wire import Listener, Wire
+from wsplugin.policy import Target, is_public
 from wsplugin.version import __version__
 
 if TYPE_CHECKING:
     import ssl
 
-    from wsplugin.connection import Connection
+    from websockets.proxy import Proxy
 
 USER_AGENT: Final = f"wsplugin/{__version__}"
 
 
-class AddressRefused(Exception):
-    """The name resolves to an address that ``--block-private`` refuses."""
+class Dialer(Protocol):
+    """How names and addresses are reached: the system's way, or a simulation's."""
+
+    async def look_up(self, host: str, port: int) -> list[Address]:
+        """Return the addresses of a name; raises ``OSError``."""
+
+    async def connect(self, address: Address) -> socket.socket:
+        """Open a TCP connection; raises ``OSError``."""
 
 
-@functools.cache
-def tls_context(ca_file: str | None) -> "ssl.SSLContext":
-    """Return the TLS configuration: the system's roots, and those of `ca_file`.
+class SystemDialer:
+    """The system's names and sockets."""
 
-    Raises:
-        OSError: the file cannot be read, or holds no certificates (``ssl.SSLError``).
+    look_up = staticmethod(names.look_up)
+    connect = staticmethod(addresses.connect)
+
+
+class Opener(Listener, Protocol):
+    """What an attempt needs of its connection, and tells it."""
+
+    target: Target
+    options: CreatePayload
+
+    def opened(self, wire: Wire, headers: dict[str, str]) -> None:
+        """The server has accepted; called before the first message is taken."""
+
+
+class Phase(enum.Enum):
+    """How far an attempt has come."""
+
+    LOOK_UP = enum.auto()
+    TCP = enum.auto()
+    PROXY = enum.auto()
+    """To the proxy: its name, TCP, TLS with it."""
+    TUNNEL = enum.auto()
+    """Through the proxy to the server."""
+    TLS = enum.auto()
+    ANSWER = enum.auto()
+    """The request is on its way."""
+
+
+class Failed(Exception):
+    """The attempt has failed for a reason that has a name of its own."""
+
+    def __init__(self, payload: ErrorPayload) -> None:
+        super().__init__(payload.err_msg)
+        self.payload = payload
+
+
+class Attempt:
+    """One attempt; :meth:`run` returns when the connection is open.
+
+    Args:
+        opener: the connection.
+        dialer: how to get to names and addresses.
+        timeout: seconds after which the connection gives the attempt up.
 
     """
-    import ssl
 
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(ca_file)
-    return context
+    def __init__(self, opener: Opener, dialer: Dialer, timeout: float) -> None:
+        self._opener = opener
+        self._target = opener.target
+        self._settings = opener.settings
+        self._dialer = dialer
+        self._timeout = timeout
+        self._phase = Phase.LOOK_UP
+        self._exchange: Exchange | None = None
+        # What TLS says of an exception; without TLS it has nothing to say, and is not imported.
+        self._describe_tls: Callable[[BaseException], str | None] = lambda exc: None
+        self._loop = asyncio.get_running_loop()
+        options = opener.options
+        # Open for what it is used for: its own opening handshake waits for the body of a refusal.
+        self._protocol = ClientProtocol(
+            parse_uri(self._target.url),
+            extensions=[DeflateFactory()] if options.per_message_deflate else None,
+            subprotocols=list(map(Subprotocol, options.protocols)) or None,
+            state=State.OPEN,
+            max_size=None,
+            logger=SILENT,
+        )
 
+    async def run(self) -> None:
+        """Get to the server and perform the opening handshake.
 
-async def perform_opening_handshake(connection: "Connection") -> None:
-    """Connect to the server; returns when the connection is open.
+        Raises:
+            Exception: whatever :meth:`explain` explains.
 
-    Raises:
-        Exception: whatever :func:`explain_failure` explains.
-
-    """
-    target, options, settings = connection.target, connection.options, connection.settings
-    headers = dict(options.headers)
-    if not any(name.lower() == "content-type" for name in headers):
-        headers["content-type"] = "application/json"
-    arguments: dict[str, Any] = {}
-    if target.secure:
-        arguments["ssl"] = tls_context(settings.ca_file)
-    proxy = choose_proxy(connection)
-    if proxy is not None and proxy.startswith("https:"):
-        arguments["proxy_ssl"] = tls_context(settings.ca_file)
-    addresses: list[str | None] = [None]
-    if settings.block_private and proxy is None:
-        # The addresses that are judged are the ones connected to: no second look-up in between.
-        addresses = list(await resolve_public(target.host, target.port))
-    for address in addresses:
-        if address is not None:
-            arguments |= {"host": address, "port": target.port}
+        """
         try:
-            await connect(
-                target.url,
-                create_connection=cast(type[ClientConnection], functools.partial(Wire, connection)),
-                subprotocols=cast(Any, options.protocols) or None,
-                compression=None,
-                extensions=[DeflateFactory()] if options.per_message_deflate else None,
-                additional_headers=headers,
-                user_agent_header=USER_AGENT,
-                proxy=proxy,
-                # The connection's own timers do it: they know the queue and the pauses.
-                open_timeout=None,
-                close_timeout=None,
-                # Either option turns pings off.
-                ping_interval=(settings.ping_timeout and settings.ping_interval) or None,
-                ping_timeout=settings.ping_timeout,
-                max_size=settings.max_message_size,
-                write_limit=WRITE_HIGH_WATER,
-                **arguments,
+            proxy = proxies.choose(self._target, self._settings)
+            if proxy is None:
+                if self._target.secure:
+                    self._context()  # before anything else, as it may fail
+                sock = await self._connect(self._target.host, self._target.port)
+                await self._shake_hands(sock)
+            else:
+                await self._connect_through(proxy)
+            assert self._exchange
+            await self._exchange.done
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Cut what there is; nothing is taken any more, be it there to be read already."""
+        if self._exchange is not None:
+            self._exchange.abandon()
+
+    # --- names and addresses ---
+
+    async def _find(self, host: str, port: int) -> list[Address]:
+        """Return the addresses of a host, as far as the settings let them be connected to."""
+        name = host.removesuffix(".")
+        if name == "localhost":
+            found = names.loopback(port)
+        elif (address := names.literal(name, port)) is not None:
+            found = [address]
+        else:
+            found = await self._dialer.look_up(host, port)
+        judged = self._settings.block_private and host == self._target.host
+        if judged and not all(is_public(address.host) for address in found):
+            raise Failed(ErrorPayload(f"{host} is not public (--block-private)", "forbidden"))
+        return found
+
+    async def _connect(self, host: str, port: int) -> socket.socket:
+        found = await self._find(host, port)
+        if self._phase is Phase.LOOK_UP:
+            self._phase = Phase.TCP
+        return await addresses.race(found, self._dialer.connect)
+
+    # --- through a proxy ---
+
+    async def _connect_through(self, url: str) -> None:
+        from websockets.proxy import parse_proxy
+
+        self._phase = Phase.PROXY
+        proxy = parse_proxy(url)
+        if ":" in (proxy.username or ""):
+            raise InvalidProxy(url, "a user-id cannot hold a colon (RFC 7617 section 2)")
+        if proxy.scheme.startswith("socks"):
+            await self._connect_through_socks(proxy)
+        else:
+            await self._connect_through_http(proxy)
+
+    async def _connect_through_socks(self, proxy: "Proxy") -> None:
+        try:
+            from wsplugin.network import socks
+        except ImportError:
+            raise Failed(
+                ErrorPayload(
+                    "a SOCKS proxy needs the package python-socks: pip install 'wsplugin[socks]'",
+                    "proxy-error",
+                )
+            ) from None
+        host, port = self._target.host, self._target.port
+        if not socks.resolves(proxy):
+            self._phase = Phase.LOOK_UP
+            host = socks.choose(proxy, await self._find(host, port)).host
+            self._phase = Phase.PROXY
+        sock = await self._connect(proxy.host, proxy.port)
+        self._phase = Phase.TUNNEL
+        await self._shake_hands(await socks.tunnel(proxy, sock, host, port, self._timeout))
+
+    async def _connect_through_http(self, proxy: "Proxy") -> None:
+        from websockets.proxy import prepare_connect_request
+
+        context = self._context() if proxy.scheme == "https" else None
+        sock = await self._connect(proxy.host, proxy.port)
+        responses: list[Response] = []
+        tunnel = self._exchange = Exchange(
+            prepare_connect_request(proxy, self._protocol.uri, USER_AGENT),
+            lambda: self._enter(Phase.TUNNEL),
+            responses.append,
+        )
+        await self._create_transport(sock, tunnel, context, proxy.host)
+        await tunnel.done
+        (response,) = responses
+        if not 200 <= response.status_code < 300:
+            raise Failed(
+                ErrorPayload(
+                    f"the proxy refused the connection: HTTP {response.status_code}", "proxy-error"
+                )
             )
-            return
-        except OSError:
-            if connection.wire is not None or address == addresses[-1]:
-                raise
-
-
-async def resolve_public(host: str, port: int) -> dict[str, None]:
-    """Look a name up and return its addresses, in order.
-
-    Raises:
-        AddressRefused: one of them is not public.
-        OSError: the name was not found.
-
-    """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = dict.fromkeys(str(address[0]) for *_, address in found)
-    if not all(is_public(address) for address in addresses):
-        raise AddressRefused
-    return addresses
-
-
-def choose_proxy(connection: "Connection") -> str | None:
-    """Return the URL of the proxy to use: the host's choice, else the system's."""
-    if connection.target.is_loopback or connection.settings.proxy == "none":
-        return None
-    return connection.settings.proxy or get_proxy(parse_uri(connection.target.url))
-
-
-def explain_failure(exc: BaseException, connection: "Connection") -> ErrorPayload:
-    """Say in the contract's words why an opening handshake failed.
-
-    No message repeats what may be secret: the URL's query, headers, proxy credentials, or text
-    of the server, which may send back what it was sent.
-    """
-    import ssl
-
-    target, wire = connection.target, connection.wire
-    where = f"{target.host}:{target.port}"
-    match exc:
-        case UnexpectedStatus():
-            from wsplugin.connection import fields
-
-            response = exc.response
-            return ErrorPayload(
-                str(exc), "handshake-failed", response.status_code, fields(response.headers)
+        transport = tunnel.transport
+        assert transport
+        exchange = self._exchange = self._make_exchange()
+        exchange.transport = transport
+        transport.set_protocol(exchange)
+        if self._target.secure:
+            self._phase = Phase.TLS
+            secured = await self._loop.start_tls(
+                transport,
+                exchange,
+                self._context(),
+                server_hostname=self._target.host.removesuffix("."),
+                ssl_handshake_timeout=self._timeout + 1,
             )
-        case AddressRefused():
-            return ErrorPayload(f"{target.host} is not public (--block-private)", "forbidden")
-        case ImportError():
-            return ErrorPayload(
-                "a SOCKS proxy needs the package python-socks: pip install 'wsplugin[socks]'",
-                "proxy-error",
+            assert secured
+            transport = secured
+        exchange.connection_made(transport)
+
+    # --- the opening handshake ---
+
+    async def _shake_hands(self, sock: socket.socket) -> None:
+        """Send the request as soon as TCP, and TLS where wanted, are up."""
+        context = None
+        if self._target.secure:
+            context = self._context()
+            self._phase = Phase.TLS
+        exchange = self._exchange = self._make_exchange()
+        await self._create_transport(sock, exchange, context, self._target.host)
+
+    def _make_exchange(self) -> Exchange:
+        request = self._protocol.connect()
+        headers = self._opener.options.headers
+        if not any(name.lower() == "content-type" for name in headers):
+            request.headers["content-type"] = "application/json"
+        request.headers.update(headers)
+        request.headers.setdefault("User-Agent", USER_AGENT)
+        return Exchange(request.serialize(), lambda: self._enter(Phase.ANSWER), self._take_response)
+
+    async def _create_transport(
+        self,
+        sock: socket.socket,
+        exchange: Exchange,
+        context: "ssl.SSLContext | None",
+        host: str,
+    ) -> None:
+        secure: dict[str, Any] = {}
+        if context is not None:
+            secure = {
+                "ssl": context,
+                "server_hostname": host.removesuffix("."),
+                # The connection's own timer comes first: TLS has all of its time.
+                "ssl_handshake_timeout": self._timeout + 1,
+            }
+        await self._loop.create_connection(lambda: exchange, sock=sock, **secure)
+
+    def _context(self) -> "ssl.SSLContext":
+        from wsplugin.network import tls
+
+        self._describe_tls = tls.describe
+        return tls.context(self._settings.ca_file)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+
+    def _take_response(self, response: Response) -> None:
+        if response.status_code != SWITCHING_PROTOCOLS:
+            raise Failed(
+                ErrorPayload(
+                    f"the server refused the connection: HTTP {response.status_code}",
+                    "handshake-failed",
+                    response.status_code,
+                    fields(response.headers),
+                )
             )
-        case InvalidProxyStatus():
-            return ErrorPayload(
-                f"the proxy refused the connection: HTTP {exc.response.status_code}", "proxy-error"
-            )
-        case InvalidProxy():
+        exchange = self._exchange
+        assert exchange
+        assert exchange.transport
+        if exchange.version != b"HTTP/1.1":
+            raise BadResponse("the response is one of HTTP/1.0")
+        self._protocol.process_response(response)
+        wire = Wire(self._opener, exchange.transport, self._protocol, paused=exchange.paused)
+        self._opener.opened(wire, fields(response.headers))
+        wire.start(exchange.rest)
+
+    # --- how it failed ---
+
+    def explain(self, exc: BaseException) -> ErrorPayload:
+        """Say in the contract's words why :meth:`run` has failed."""
+        where = f"{self._target.host}:{self._target.port}"
+        if isinstance(exc, Failed):
+            return exc.payload
+        if isinstance(exc, InvalidProxy):
             return ErrorPayload("the proxy's URL is not valid", "proxy-error")
-        case ProxyError():
-            return ErrorPayload("the proxy failed to connect", "proxy-error")
-    proxied = wire is None and choose_proxy(connection) is not None
-    within_tls = wire is not None and not wire.connected
-    why = describe(exc)
-    if proxied:
-        return ErrorPayload(f"cannot connect to the proxy: {why}", "proxy-error")
-    # TLS 1.3 tells the client after its handshake that the server wants a certificate of it.
-    lost = wire.lost_exc if wire is not None else None
-    if isinstance(lost, ssl.SSLError):
-        exc = lost
-    if within_tls or isinstance(exc, ssl.SSLError):
-        return ErrorPayload(f"TLS with {where} failed: {describe(exc)}", "tls-error")
-    if wire is None:
-        return ErrorPayload(f"cannot connect to {where}: {why}", "network-error")
-    if isinstance(exc, InvalidHandshake) and wire.answered and lost is None:
-        why = describe_refusal(exc)
-        return ErrorPayload(f"the opening handshake with {where} failed: {why}", "handshake-failed")
-    why = describe(lost) if lost else "ended without an answer"
-    return ErrorPayload(f"the opening handshake with {where} failed: {why}", "network-error")
+        handshake = f"the opening handshake with {where} failed"
+        match self._phase:
+            case Phase.LOOK_UP | Phase.TCP:
+                return ErrorPayload(
+                    f"cannot connect to {where}: {self._describe(exc)}", "network-error"
+                )
+            case Phase.PROXY:
+                return ErrorPayload(
+                    f"cannot connect to the proxy: {self._describe(exc)}", "proxy-error"
+                )
+            case Phase.TUNNEL:
+                return ErrorPayload("the proxy failed to connect", "proxy-error")
+            case Phase.TLS:
+                return ErrorPayload(f"TLS with {where} failed: {self._describe(exc)}", "tls-error")
+            case Phase.ANSWER if self._describe_tls(exc) is not None:
+                # TLS 1.3 tells the client after its handshake that the server wants a certificate
+                # of it.
+                return ErrorPayload(f"TLS with {where} failed: {self._describe(exc)}", "tls-error")
+            case Phase.ANSWER:
+                refusal = self._describe_refusal(exc)
+                if refusal is not None:
+                    return ErrorPayload(f"{handshake}: {refusal}", "handshake-failed")
+                return ErrorPayload(f"{handshake}: {self._describe(exc)}", "network-error")
 
+    def _describe_refusal(self, exc: BaseException) -> str | None:
+        """Say what is wrong with the server's response, if there is one."""
+        match exc:
+            case BadResponse():
+                return str(exc)
+            case InvalidHeader():
+                return f"the response's {exc.name} header is missing or wrong"
+            case NegotiationError():
+                return "the response has an extension or subprotocol that was not offered"
+            case InvalidHandshake():
+                return "the response is not one of HTTP"
+            case EndOfStream() if self._exchange is not None and self._exchange.answered:
+                return "the response has ended within its head"
+            case _:
+                return None
 
-def describe_refusal(exc: InvalidHandshake) -> str:
-    """Say what is wrong with the server's response, in words of our own."""
-    match exc:
-        case InvalidHeader():
-            return f"the response's {exc.name} header is missing or wrong"
-        case NegotiationError():
-            return "the response has an extension or subprotocol that was not offered"
-        case _:
-            return "the response is not one of HTTP"
-
-
-def describe(exc: BaseException) -> str:
-    """Put an exception of the network in a few words."""
-    import ssl
-
-    match exc:
-        case ssl.SSLCertVerificationError():
-            return f"certificate verify failed: {exc.verify_message}"
-        case ssl.SSLError():
-            return exc.reason or str(exc)
-        case socket.gaierror():
-            return exc.strerror or "name not found"
-        case OSError() if exc.errno:
-            return os.strerror(exc.errno)
-        case OSError() if numbers := re.findall(r"\[Errno (\d+)\]", str(exc)):
-            # asyncio has tried several addresses, and says so in one sentence.
-            return ", ".join(dict.fromkeys(os.strerror(int(number)) for number in numbers))
-        case ConnectionError() | TimeoutError():
-            return "the connection was lost"
-        case _:
-            return type(exc).__name__
+    def _describe(self, exc: BaseException) -> str:
+        """Put an exception of the network in a few words."""
+        if (words := self._describe_tls(exc)) is not None:
+            return words
+        match exc:
+            case addresses.AllFailed():
+                return ", ".join(dict.fromkeys(map(self._describe, exc.reasons)))
+            case socket.gaierror():
+                return exc.strerror or "name not found"
+            case EndOfStream():
+                return "ended without an answer"
+            case OSError() if exc.errno:
+                return os.strerror(exc.errno)
+            case names.LookUpRefused():
+                return str(exc)
+            case ConnectionError() | TimeoutError():
+                return "the connection was lost"
+            case _:
+                return type(exc).__name__

@@ -1,0 +1,112 @@
+"""The head of an HTTP response (RFC 9112), read as it comes: a server's, or a proxy's.
+
+Not by the library's ``Response.parse``, which waits for the body of a refusal, for ever if need
+be, and refuses what user agents take.
+"""
+
+import re
+from typing import Final
+
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+
+# RFC 9112 section 4: the reason may be empty, and many leave out the blank before it, too.
+_STATUS: Final = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?")
+# RFC 9110 sections 5.1 and 5.5. Folded lines (RFC 9112 section 5.2) are refused.
+_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t \x21-\x7e\x80-\xff]*)")
+_BEGINNING: Final = b"HTTP/1."
+LONGEST_LINE: Final = 32 * 2**10
+LONGEST_HEADS: Final = 128 * 2**10
+MOST_FIELDS: Final = 500
+SWITCHING_PROTOCOLS: Final = 101
+
+
+class BadResponse(Exception):
+    """What comes is no response, or one beyond the limits; the words repeat nothing of it."""
+
+
+class ResponseReader:
+    """Takes bytes until the head of the final response is whole.
+
+    Interim responses (RFC 9110 section 15.2) are passed over. The limits hold for all heads
+    together, so that endless interim responses end.
+    """
+
+    def __init__(self) -> None:
+        self.rest = b""
+        """What came behind the head."""
+        self.version = b""
+        """``HTTP/1.1``, or ``HTTP/1.0`` as some proxies still say."""
+        self._buffer = bytearray()
+        self._searched = 0
+        self._size = 0
+        self._fields = 0
+        self._status: int | None = None
+        self._reason = b""
+        self._headers = Headers()
+
+    def feed(self, data: bytes) -> Response | None:
+        """Take more bytes; return the final response when its head is whole.
+
+        Raises:
+            BadResponse: at the first line that cannot be one of a response.
+
+        """
+        self._buffer += data
+        start = 0
+        while (end := self._buffer.find(b"\n", max(start, self._searched))) >= 0:
+            line = bytes(self._buffer[start:end])
+            start = end + 1
+            self._count(len(line))
+            if not line.endswith(b"\r"):
+                raise BadResponse("the response is not one of HTTP")
+            if self._line(line[:-1]):
+                assert self._status is not None
+                self.rest = bytes(self._buffer[start:])
+                return Response(self._status, self._reason.decode("latin-1"), self._headers)
+        del self._buffer[:start]
+        self._searched = len(self._buffer)
+        if self._status is None and not _BEGINNING.startswith(self._buffer[: len(_BEGINNING)]):
+            # Something else than a web server, which may never send the end of a line.
+            raise BadResponse("the response is not one of HTTP")
+        if self._searched > LONGEST_LINE or self._size + self._searched > LONGEST_HEADS:
+            raise BadResponse("the response's head is too long")
+        return None
+
+    def _count(self, size: int) -> None:
+        self._size += size + 1
+        if size > LONGEST_LINE or self._size > LONGEST_HEADS:
+            raise BadResponse("the response's head is too long")
+
+    def _line(self, line: bytes) -> bool:
+        """Take one line; tell whether the final response's head ends with it."""
+        if self._status is None:
+            match = _STATUS.fullmatch(line)
+            if match is None:
+                raise BadResponse("the response is not one of HTTP")
+            self.version, self._status, self._reason = match[1], int(match[2]), match[3] or b""
+            return False
+        if line:
+            match = _FIELD.fullmatch(line)
+            if match is None:
+                raise BadResponse("the response is not one of HTTP")
+            self._fields += 1
+            if self._fields > MOST_FIELDS:
+                raise BadResponse("the response's head has too many fields")
+            self._headers[match[1].decode()] = match[2].strip(b"\t ").decode("latin-1")
+            return False
+        if self._status >= 200 or self._status == SWITCHING_PROTOCOLS:
+            return True
+        self._status, self._headers = None, Headers()
+        return False
+
+
+def fields(headers: Headers) -> dict[str, str]:
+    """Return the fields of a response, names in lower case, repeated ones joined (RFC 9110 5.3)."""
+    joined: dict[str, str] = {}
+    for name, value in headers.raw_items():
+        name = name.lower()
+        if name in joined:
+            value = joined[name] + ("\n" if name == "set-cookie" else ", ") + value
+        joined[name] = value
+    return joined

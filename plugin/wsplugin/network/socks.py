@@ -1,0 +1,68 @@
+"""Through a SOCKS proxy, by the library python-socks (the extra ``wsplugin[socks]``)."""
+
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from python_socks import ProxyType
+from python_socks.async_.asyncio import Proxy as Tunnel
+from websockets.proxy import Proxy
+
+from wsplugin.network.names import Address
+
+TYPES: Final = {
+    "socks5h": ProxyType.SOCKS5,
+    "socks5": ProxyType.SOCKS5,
+    "socks4a": ProxyType.SOCKS4,
+    "socks4": ProxyType.SOCKS4,
+}
+
+
+def resolves(proxy: Proxy) -> bool:
+    """Tell whether the proxy looks the server's name up, and not we."""
+    return proxy.scheme in ("socks5h", "socks4a")
+
+
+def choose(proxy: Proxy, found: Sequence[Address]) -> Address:
+    """Return the address to name to the proxy: SOCKS 4 knows IPv4 alone.
+
+    Raises:
+        OSError: there is none.
+
+    """
+    for address in found:
+        if proxy.scheme != "socks4" or address.family == socket.AF_INET:
+            return address
+    raise socket.gaierror("no address that SOCKS 4 can name")
+
+
+class _Dialed:
+    """What :class:`Tunnel` takes for the way to the proxy: the connection that is there."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def connect(self, *_: object, **__: object) -> socket.socket:
+        return self._sock
+
+
+async def tunnel(
+    proxy: Proxy, sock: socket.socket, host: str, port: int, seconds: float
+) -> socket.socket:
+    """Ask the proxy at the other end of `sock` for a way to `host`; return the socket.
+
+    Raises:
+        Exception: it failed; the socket is closed.
+
+    """
+    way = Tunnel(
+        TYPES[proxy.scheme],
+        proxy.host,
+        proxy.port,
+        proxy.username,
+        proxy.password,
+        resolves(proxy),
+        forward=_Dialed(sock),
+    )
+    tunneled: socket.socket = await way.connect(host, port, seconds)
+    return tunneled
