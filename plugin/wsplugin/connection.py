@@ -9,7 +9,9 @@ import logging
 import math
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
 
 from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_error, encode_event
 from wsplugin.messages import (
@@ -61,7 +63,7 @@ MAY_BECOME: Final = {
 }
 
 
-class Ending(NamedTuple):
+class Ending(Struct, frozen=True):
     """How a connection is to end on purpose: the Close frame to send, and on whose behalf."""
 
     code: int
@@ -69,7 +71,7 @@ class Ending(NamedTuple):
     cause: Cause
 
 
-class Outcome(NamedTuple):
+class Outcome(Struct, frozen=True):
     """How a connection has ended: its last events."""
 
     error: ErrorPayload | None
@@ -344,7 +346,8 @@ class Connection:
         assert wire
         try:
             while self._queue and not wire.paused:
-                self._write(wire, *self._queue.pop())
+                message = self._queue.pop()
+                self._write(wire, message.request, message.opcode, message.payload)
             wire.flush()
             if self._ending and not self._queue:
                 self._enter(State.CLOSING)

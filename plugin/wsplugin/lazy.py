@@ -12,13 +12,21 @@ from typing import Any, Final
 
 # Imported by asyncio, the modules that it imports, msgspec and websockets.
 UNUSED: Final = (
+    "asyncio.base_subprocess",
+    "asyncio.runners",
     "asyncio.sslproto",
+    "asyncio.staggered",
+    "asyncio.streams",
+    "asyncio.subprocess",
+    "http",
     "importlib.metadata",
     "inspect",
+    "ipaddress",
     "locale",
     "msgspec.inspect",
     "platform",
     "ssl",
+    "subprocess",
     "textwrap",
     "tokenize",
     "urllib.request",
@@ -27,6 +35,14 @@ UNUSED: Final = (
 PARENTS: Final = ("importlib", "urllib")
 # What is asked of them all the same, and can be answered without them.
 ANSWERS: Final[dict[str, dict[str, Any]]] = {
+    # asyncio takes all their names for its own; the plugin asks it for none of these.
+    "asyncio.runners": {"__all__": ()},
+    "asyncio.streams": {"__all__": ()},
+    "asyncio.subprocess": {"__all__": ()},
+    # asyncio derives a class from it, of which it makes objects for child processes only.
+    "asyncio.base_subprocess": {"BaseSubprocessTransport": object},
+    # websockets names it in a type.
+    "http": {"HTTPStatus": int},
     # asyncio asks whether a socket is one of these; without the module it cannot be.
     "ssl": {"SSLSocket": type("SSLSocket", (), {})},
     # uuid asks for the system's name; so does platform, on POSIX.
@@ -61,6 +77,9 @@ def defer_imports() -> None:
         parent, _, child = name.rpartition(".")
         if parent in PARENTS:
             setattr(__import__(parent), child, module)
+    # msgspec asks for it and does without: looking in vain on the whole path takes longer than
+    # most imports, and loading it where some other program has installed it five times as long.
+    sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
     # The opening handshake needs SHA-1; for that hashlib would load all of OpenSSL.
     if "_hashlib" not in sys.modules:
         try:

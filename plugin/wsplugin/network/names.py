@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 MOST_LOOK_UPS: Final = 256
 
 
-class Address(NamedTuple):
+class Address(Struct, frozen=True):
     """Where to connect to: an IP address, a port, and the scope of a link-local address."""
 
     family: int
@@ -88,7 +91,7 @@ async def look_up(host: str, port: int) -> list[Address]:
             _in_flight[host] = known
         known.waiting.append((loop, future))
     found = await future
-    return [address._replace(port=port) for address in found]
+    return [replace(address, port=port) for address in found]
 
 
 def _run(host: str, look_up: _LookUp) -> None:

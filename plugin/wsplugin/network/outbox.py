@@ -7,7 +7,9 @@ a second time, since asyncio's TLS transport counts nothing of what it has been 
 
 import collections
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from wsplugin.messages import Id, RequestError
 
@@ -16,7 +18,7 @@ from wsplugin.messages import Id, RequestError
 MAX_BOOKKEEPING: Final = 2**24
 
 
-class Waiting(NamedTuple):
+class Waiting(Struct, frozen=True):
     """A message that waits in the queue."""
 
     request: Id

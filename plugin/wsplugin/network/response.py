@@ -4,16 +4,15 @@ Not by the library's ``Response.parse``, which waits for the body of a refusal, 
 be, and refuses what user agents take.
 """
 
-import re
+import string
 from typing import Final
 
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
-# RFC 9112 section 4: the reason may be empty, and many leave out the blank before it, too.
-_STATUS: Final = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?")
-# RFC 9110 sections 5.1 and 5.5. Folded lines (RFC 9112 section 5.2) are refused.
-_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t \x21-\x7e\x80-\xff]*)")
+# RFC 9110 sections 5.5 and 5.6.2. Not as regular expressions, of which two cost the start 0.5 %.
+_VALUE: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+_TOKEN: Final = b"!#$%&'*+-.^_`|~" + (string.digits + string.ascii_letters).encode()
 _BEGINNING: Final = b"HTTP/1."
 LONGEST_LINE: Final = 32 * 2**10
 LONGEST_HEADS: Final = 128 * 2**10
@@ -81,24 +80,39 @@ class ResponseReader:
     def _line(self, line: bytes) -> bool:
         """Take one line; tell whether the final response's head ends with it."""
         if self._status is None:
-            match = _STATUS.fullmatch(line)
-            if match is None:
-                raise BadResponse("the response is not one of HTTP")
-            self.version, self._status, self._reason = match[1], int(match[2]), match[3] or b""
+            self._status_line(line)
             return False
         if line:
-            match = _FIELD.fullmatch(line)
-            if match is None:
-                raise BadResponse("the response is not one of HTTP")
-            self._fields += 1
-            if self._fields > MOST_FIELDS:
-                raise BadResponse("the response's head has too many fields")
-            self._headers[match[1].decode()] = match[2].strip(b"\t ").decode("latin-1")
+            self._field(line)
             return False
         if self._status >= 200 or self._status == SWITCHING_PROTOCOLS:
             return True
         self._status, self._headers = None, Headers()
         return False
+
+    def _status_line(self, line: bytes) -> None:
+        # RFC 9112 section 4: the reason may be empty, and many leave out the blank before it, too.
+        version, code, blank, reason = line[:9], line[9:12], line[12:13], line[13:]
+        if (
+            version not in (b"HTTP/1.1 ", b"HTTP/1.0 ")
+            or len(code) != 3
+            or not code.isdigit()
+            or code[0] not in b"12345"
+            or blank not in (b"", b" ")
+            or reason.translate(None, _VALUE)
+        ):
+            raise BadResponse("the response is not one of HTTP")
+        self.version, self._status, self._reason = version[:-1], int(code), reason
+
+    def _field(self, line: bytes) -> None:
+        # Folded lines (RFC 9112 section 5.2) are refused.
+        name, colon, value = line.partition(b":")
+        if not name or not colon or name.translate(None, _TOKEN) or value.translate(None, _VALUE):
+            raise BadResponse("the response is not one of HTTP")
+        self._fields += 1
+        if self._fields > MOST_FIELDS:
+            raise BadResponse("the response's head has too many fields")
+        self._headers[name.decode()] = value.strip(b"\t ").decode("latin-1")
 
 
 def fields(headers: Headers) -> dict[str, str]:

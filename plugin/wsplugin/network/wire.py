@@ -10,8 +10,9 @@ import enum
 import logging
 import os
 import socket
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
+from msgspec import Struct
 from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
 
@@ -69,7 +70,7 @@ class Reading(enum.Enum):
     """They are dropped: after the server's Close frame, a failure, or the cut."""
 
 
-class Closing(NamedTuple):
+class Closing(Struct, frozen=True):
     """The Close frame that started a closing handshake which has been completed."""
 
     code: int
@@ -77,7 +78,7 @@ class Closing(NamedTuple):
     by_server: bool
 
 
-class Loss(NamedTuple):
+class Loss(Struct, frozen=True):
     """The end of the transport, as asyncio tells of it."""
 
     exc: Exception | None
