@@ -25,6 +25,8 @@ UNUSED: Final = (
     "locale",
     "msgspec.inspect",
     "platform",
+    "random",
+    "secrets",
     "ssl",
     "subprocess",
     "textwrap",
@@ -45,6 +47,8 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "http": {"HTTPStatus": int},
     # asyncio asks whether a socket is one of these; without the module it cannot be.
     "ssl": {"SSLSocket": type("SSLSocket", (), {})},
+    # websockets draws masks and keys with it; with a number it is the same.
+    "secrets": {"token_bytes": os.urandom},
     # uuid asks for the system's name; so does platform, on POSIX.
     "platform": {"system": lambda: os.uname().sysname},
 }
@@ -80,10 +84,11 @@ def defer_imports() -> None:
     # msgspec asks for it and does without: looking in vain on the whole path takes longer than
     # most imports, and loading it where some other program has installed it five times as long.
     sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
-    # The opening handshake needs SHA-1; for that hashlib would load all of OpenSSL.
-    if "_hashlib" not in sys.modules:
+    if "hashlib" not in sys.modules:
+        # The opening handshake needs SHA-1; for that hashlib would load all of OpenSSL.
         try:
-            __import__("_sha1")  # Python can be built without
+            _sha1 = __import__("_sha1")
         except ImportError:
-            return
-        sys.modules["_hashlib"] = None  # type: ignore[assignment]
+            return  # Python can be built without
+        sys.modules["hashlib"] = hashes = LazyModule("hashlib")
+        hashes.__dict__["sha1"] = _sha1.sha1
