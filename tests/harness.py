@@ -24,6 +24,9 @@ from typing import Any, Self
 TIMEOUT = 20.0
 """The bound of every wait, in seconds; nothing is expected to take that long."""
 
+END_TIMEOUT = 10.0
+"""Seconds for an end by SIGTERM: the contract's two, and many more for a busy machine."""
+
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 PLUGIN = [sys.executable, "-m", "wsplugin"]
@@ -185,6 +188,39 @@ class Plugin:
         (kib,) = re.findall(rf"{name}:\s+(\d+) kB", status)
         return int(kib) * 1024
 
+    def end(self) -> None:
+        """End the process as a host does, with SIGTERM, and check that its end is an orderly one.
+
+        Where the test has ended it itself, with :meth:`wait` or :meth:`kill`, the status is the
+        test's matter. A stdout that is not being read stays so: an end must not wait for that.
+        """
+        is_running = self.process.returncode is None
+        is_read = self._reading.is_set()
+        try:
+            if is_running:
+                self.process.terminate()
+                status = self.process.wait(END_TIMEOUT)
+                # Windows has no SIGTERM: there the process is ended from outside, with status 1.
+                assert status == (1 if sys.platform == "win32" else 0), f"{status}: {self.stderr!r}"
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no end {END_TIMEOUT} seconds after SIGTERM") from None
+        finally:
+            self.kill()
+        assert b"Traceback" not in self.stderr, self.stderr.decode(errors="replace")
+        rest = [self._lines.get() for _ in range(self._lines.qsize())]
+        if is_running and is_read and sys.platform != "win32":
+            assert all(line.endswith(b"\n") for line in rest if line), rest[-2:]
+
+    def kill(self) -> None:
+        """End the process at once, whatever its state, and let go of its streams."""
+        if self.process.returncode is None:
+            self.process.kill()
+        self.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -194,16 +230,11 @@ class Plugin:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._reading.set()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        for thread in self._threads:
-            thread.join(TIMEOUT)
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        # Once a test has failed, how the plugin ends would only hide why.
+        if kind is None:
+            self.end()
+        else:
+            self.kill()
 
 
 class Pool:
@@ -220,7 +251,7 @@ class Pool:
             yield plugin
             assert plugin.request("app-background", id="end") == {"id": "end", "response": {}}
         except BaseException:
-            plugin.__exit__(None, None, None)
+            plugin.kill()
             raise
         self._idle[options] = plugin
 
@@ -233,8 +264,9 @@ class Pool:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for plugin in self._idle.values():
-            plugin.__exit__(None, None, None)
+        with contextlib.ExitStack() as stack:
+            for plugin in self._idle.values():
+                stack.callback(plugin.end)
 
 
 def frame(

@@ -353,7 +353,7 @@ class Conversation(RuleBasedStateMachine):
     def discard(cls) -> None:
         """End the plugin that examples share."""
         if cls.plugin is not None:
-            cls.plugin.__exit__(None, None, None)
+            cls.plugin.end()
             cls.listener.__exit__(None, None, None)
             cls.plugin = None
 
@@ -422,6 +422,9 @@ class Conversation(RuleBasedStateMachine):
         except BaseException:
             for peer in self.peers.values():
                 peer.close()
+            # How it would end now could only hide what has gone wrong.
+            if self.plugin is not None:
+                self.plugin.kill()
             self.discard()
             raise
 

@@ -365,6 +365,7 @@ def test_the_null_device_stands_in_for_closed_descriptors(fds: tuple[int, ...]) 
     command = [*closing(*fds)[:3], sys.executable, "-c", code]
     with Plugin(command=command) as plugin:
         same, lowest = plugin.read()
+        assert plugin.wait() == 0
     assert lowest > 2
     assert 0 in same  # nothing can read the host's lines
     assert (1 in same, 2 in same) == (2 in fds, 2 in fds)
