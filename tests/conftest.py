@@ -1,10 +1,11 @@
-"""Fixtures of several test modules: a plugin that is shared, and a server to play by hand."""
+"""Fixtures of several test modules: plugins that are shared, and a server to play by hand."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from harness import Listener, Plugin, Pool
+from harness import Listener, Plugin
+from pool import Pool
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,15 @@ def plugin(pool: Pool) -> Iterator[Plugin]:
         yield plugin
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def hasty(pool: Pool) -> Iterator[Plugin]:
+    """A plugin that waits only a moment for closing handshakes."""
+    with pool.lend("--close-timeout", "0.3") as plugin:
+        yield plugin
+
+
+@pytest.fixture
 def server() -> Iterator[Listener]:
-    """A listening socket."""
+    """A listening socket that nobody has connected to yet."""
     with Listener() as listener:
         yield listener

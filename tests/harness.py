@@ -11,11 +11,13 @@ import json
 import os
 import queue
 import re
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +26,23 @@ from typing import Any, Self
 TIMEOUT = 20.0
 """The bound of every wait, in seconds; nothing is expected to take that long."""
 
+SLACK = 1.5
+"""Seconds that a bound of the contract may be exceeded by, for the machine's sake."""
+
 END_TIMEOUT = 10.0
 """Seconds for an end by SIGTERM: the contract's two, and many more for a busy machine."""
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 PLUGIN = [sys.executable, "-m", "wsplugin"]
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Check a bound on time that the contract names."""
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds + SLACK
 
 
 class Plugin:
@@ -150,6 +163,16 @@ class Plugin:
             events.append((line["payload"]["name"], line["payload"]["payload"]))
         return events
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the process: what happens meanwhile has happened at once when it goes on."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
     def close_stdin(self) -> None:
         """End the plugin's input."""
         assert self.process.stdin
@@ -235,38 +258,6 @@ class Plugin:
             self.end()
         else:
             self.kill()
-
-
-class Pool:
-    """Plugins that many tests share, by their options: a start takes a third of a second."""
-
-    def __init__(self) -> None:
-        self._idle: dict[tuple[str, ...], Plugin] = {}
-
-    @contextlib.contextmanager
-    def lend(self, *options: str) -> Iterator[Plugin]:
-        """Lend a plugin without connections; nothing may be left of them when it is given back."""
-        plugin = self._idle.pop(options, None) or Plugin(*options)
-        try:
-            yield plugin
-            assert plugin.request("app-background", id="end") == {"id": "end", "response": {}}
-        except BaseException:
-            plugin.kill()
-            raise
-        self._idle[options] = plugin
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.ExitStack() as stack:
-            for plugin in self._idle.values():
-                stack.callback(plugin.end)
 
 
 def frame(

@@ -20,10 +20,10 @@ from harness import (
     TEXT,
     Listener,
     Plugin,
-    Pool,
     close_frame,
     frame,
 )
+from pool import Pool
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 TAIL = b"\x00\x00\xff\xff"

@@ -23,11 +23,11 @@ from harness import (
     Listener,
     Peer,
     Plugin,
-    Pool,
     close_frame,
     frame,
     unmask,
 )
+from pool import Pool
 
 DELIVERIES = ("whole", "byte by byte", "glued to the response", "with more behind it")
 # Would be a message, and is long enough for whatever a bad header may have promised.

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from harness import CLOSE, TEXT, Listener, Peer, Plugin, Pool, close_frame, frame
+from harness import CLOSE, TEXT, Listener, Peer, Plugin, close_frame, frame
+from pool import Pool
 
 SLACK = 1.5
 """Seconds that a bound of the contract may be exceeded by, for the machine's sake."""
