@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from certificates import Authority
 from harness import Listener, Plugin
 from pool import Pool
 
@@ -34,3 +35,9 @@ def server() -> Iterator[Listener]:
     """A listening socket that nobody has connected to yet."""
     with Listener() as listener:
         yield listener
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that ``--ca-file`` names."""
+    return Authority(tmp_path_factory.mktemp("authority"))

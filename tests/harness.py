@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from host_lines import encode
+
 TIMEOUT = 20.0
 """The bound of every wait, in seconds; nothing is expected to take that long."""
 
@@ -117,7 +119,7 @@ class Plugin:
 
     def send(self, *requests: Any) -> None:
         """Write requests, a line each, in one go."""
-        self.write(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+        self.write(encode(*requests))
 
     def read_line(self) -> bytes:
         """Return the next line with its LF, or ``b""`` at the end of stdout."""

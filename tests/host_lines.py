@@ -4,6 +4,7 @@ A request's id, its `request` here, is by default its action in a word, or the t
 so that a test reads which of its requests is answered. None leaves it out.
 """
 
+import json
 from typing import Any
 
 
@@ -43,6 +44,11 @@ def describe(request: Any = "describe") -> dict[str, Any]:
 def _line(request: Any, action: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
     line = {"action": action} if request is None else {"id": request, "action": action}
     return line if payload is None else {**line, "payload": payload}
+
+
+def encode(*requests: Any) -> bytes:
+    """Return requests as stdin takes them, a line each."""
+    return b"".join(json.dumps(request).encode() + b"\n" for request in requests)
 
 
 def done(request: Any) -> dict[str, Any]:

@@ -40,18 +40,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from harness import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    TIMEOUT,
-    Listener,
-    Peer,
-    close_frame,
-    frame,
-)
+from harness import BINARY, CLOSE, PING, PONG, TEXT, TIMEOUT, Listener, Peer, close_frame, frame
 from wsplugin.recording.transcript import Server, substitute
 
 

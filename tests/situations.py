@@ -1,10 +1,16 @@
 """States that tests bring connections into, and out of again."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import TIMEOUT, Listener, Peer, Plugin, close_frame
+from harness import PING, PONG, TIMEOUT, Listener, Peer, Plugin, close_frame, frame
+
+DOWN = "plugin shutting down"
+"""The reason of the Close frames with which the plugin ends."""
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
 
 
 def connecting(plugin: Plugin, server: Listener, **options: Any) -> tuple[str, Peer]:
@@ -39,3 +45,18 @@ def expect_nobody(server: Listener) -> None:
     with pytest.raises(BlockingIOError):
         server.sock.accept()
     server.sock.settimeout(TIMEOUT)
+
+
+def exchange_ping(peer: Peer) -> None:
+    """Make sure that the plugin has taken everything that was sent before."""
+    peer.send(frame(PING, b"there?"))
+    head, payload = peer.read_frame()
+    assert (head & 0x0F, payload) == (PONG, b"there?")
+
+
+def finish_closing(peer: Peer, plugin: Plugin, id: str, reason: str = DOWN) -> None:
+    """Play the server's part of a closing handshake that the plugin starts."""
+    peer.expect_close(1001, reason)
+    peer.send(close_frame(1001))
+    peer.close()
+    assert plugin.event(id, "close") == {"code": 1001, "reason": reason, "cause": "shutdown"}

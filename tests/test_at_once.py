@@ -9,24 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness import (
-    BINARY,
-    TEXT,
-    Listener,
-    Peer,
-    Plugin,
-    close_frame,
-    frame,
-)
-from host_lines import (
-    background,
-    close,
-    create,
-    done,
-    expect_abnormal,
-    expect_failure,
-    send,
-)
+from harness import BINARY, TEXT, Listener, Peer, Plugin, close_frame, frame
+from host_lines import background, close, create, done, expect_abnormal, expect_failure, send
 from situations import connecting, silent
 
 

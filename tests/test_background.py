@@ -2,23 +2,8 @@
 
 from typing import Any
 
-from harness import (
-    TEXT,
-    Listener,
-    Plugin,
-    close_frame,
-    frame,
-    within,
-)
-from host_lines import (
-    background,
-    close,
-    create,
-    done,
-    expect_abnormal,
-    expect_failure,
-    send,
-)
+from harness import TEXT, Listener, Plugin, close_frame, frame, within
+from host_lines import background, close, create, done, expect_abnormal, expect_failure, send
 from situations import connecting, expect_nobody, finish, silent
 
 

@@ -8,24 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness import (
-    CONT,
-    PING,
-    PONG,
-    TEXT,
-    Listener,
-    Plugin,
-    close_frame,
-    frame,
-    within,
-)
-from host_lines import (
-    close,
-    done,
-    expect_abnormal,
-    expect_failure,
-    send,
-)
+from harness import CONT, PING, PONG, TEXT, Listener, Plugin, close_frame, frame, within
+from host_lines import close, done, expect_abnormal, expect_failure, send
 from pool import Pool
 
 # --- started by the host ---

@@ -11,18 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness import (
-    BINARY,
-    CLOSE,
-    CONT,
-    PING,
-    PONG,
-    TEXT,
-    Listener,
-    Plugin,
-    close_frame,
-    frame,
-)
+from harness import BINARY, CLOSE, CONT, PING, PONG, TEXT, Listener, Plugin, close_frame, frame
 from pool import Pool
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"

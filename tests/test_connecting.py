@@ -5,21 +5,8 @@ What the handshake itself may be is in ``test_opening_handshake.py``.
 
 import pytest
 
-from harness import (
-    TEXT,
-    Listener,
-    Plugin,
-    close_frame,
-    within,
-)
-from host_lines import (
-    close,
-    create,
-    done,
-    expect_abnormal,
-    expect_failure,
-    send,
-)
+from harness import TEXT, Listener, Plugin, close_frame, within
+from host_lines import close, create, done, expect_abnormal, expect_failure, send
 from pool import Pool
 from situations import connecting
 

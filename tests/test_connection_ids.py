@@ -4,18 +4,8 @@ from typing import Any
 
 import pytest
 
-from harness import (
-    Listener,
-    Plugin,
-    close_frame,
-)
-from host_lines import (
-    close,
-    create,
-    done,
-    expect_failure,
-    send,
-)
+from harness import Listener, Plugin, close_frame
+from host_lines import close, create, done, expect_failure, send
 
 
 @pytest.mark.parametrize(

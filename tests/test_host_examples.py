@@ -36,7 +36,7 @@ from harness import PLUGIN, TIMEOUT, Plugin, echo_server
 from host import Close, Host, PluginEnded
 
 # The fixtures of the transcripts.
-from test_transcripts import PLAYABLE, TRANSCRIPTS, authority, names, play, tls  # noqa: F401
+from test_transcripts import PLAYABLE, TRANSCRIPTS, names, play, tls  # noqa: F401
 from wsplugin import Settings
 from wsplugin.recording import transcript
 from wsplugin.schema import schema_text

@@ -5,24 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import (
-    BINARY,
-    CONT,
-    TEXT,
-    Listener,
-    Peer,
-    Plugin,
-    close_frame,
-    frame,
-    within,
-)
-from host_lines import (
-    close,
-    done,
-    expect_abnormal,
-    expect_failure,
-    send,
-)
+from harness import BINARY, CONT, TEXT, Listener, Peer, Plugin, close_frame, frame, within
+from host_lines import close, done, expect_abnormal, expect_failure, send
 
 ENDS = pytest.mark.parametrize("end", [Peer.close, Peer.reset])
 End = Callable[[Peer], None]

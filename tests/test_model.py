@@ -19,17 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from harness import (
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    Listener,
-    Peer,
-    Plugin,
-    close_frame,
-    frame,
-)
+from harness import CLOSE, PING, PONG, TEXT, Listener, Peer, Plugin, close_frame, frame
 from invariants import Checker
 
 LIMIT = 2

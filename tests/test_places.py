@@ -7,25 +7,8 @@ import contextlib
 
 import pytest
 
-from harness import (
-    CLOSE,
-    SLACK,
-    TEXT,
-    Listener,
-    Peer,
-    Plugin,
-    close_frame,
-    frame,
-    within,
-)
-from host_lines import (
-    close,
-    create,
-    done,
-    expect_abnormal,
-    expect_failure,
-    send,
-)
+from harness import CLOSE, SLACK, TEXT, Listener, Peer, Plugin, close_frame, frame, within
+from host_lines import close, create, done, expect_abnormal, expect_failure, send
 from pool import Pool
 from situations import connecting, expect_nobody, finish, silent
 

@@ -13,35 +13,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
+from certificates import Authority
 from harness import CLOSE, TEXT, TIMEOUT, Listener, Peer, Plugin, close_frame, frame
 
 # --- TLS --------------------------------------------------------------------------------------
-
-
-class Authority:
-    """A certificate authority with its file for ``--ca-file``."""
-
-    def __init__(self, directory: Path) -> None:
-        self.ca = trustme.CA()
-        self.file = str(directory / "ca.pem")
-        self.ca.cert_pem.write_to_path(self.file)
-
-    def context(self, *names: str, **options: Any) -> ssl.SSLContext:
-        """Return what a server with a certificate for `names` needs."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.ca.issue_cert(*names, **options).configure_cert(context)
-        return context
-
-
-@pytest.fixture(scope="module", name="authority")
-def _authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture(scope="module", name="stranger")

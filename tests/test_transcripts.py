@@ -14,9 +14,9 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-import trustme
 from jsonschema import Draft202012Validator
 
+from certificates import Authority
 from harness import PLUGIN, TIMEOUT, Plugin
 from scripted_server import ScriptedServer
 from wsplugin.messages import ACTIONS, Cause, ConnectionErrorCode, RequestErrorCode
@@ -51,23 +51,14 @@ PLAYABLE = [name for name, transcript in TRANSCRIPTS.items() if not transcript.h
 
 
 @pytest.fixture(scope="session")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="session")
-def names(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+def names(authority: Authority) -> Mapping[str, str]:
     """Return what transcripts may refer to besides the ports of their servers."""
-    path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return {"ca": str(path)}
+    return {"ca": authority.file}
 
 
 @pytest.fixture(scope="session")
-def tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
+def tls(authority: Authority) -> ssl.SSLContext:
+    return authority.context("localhost")
 
 
 @pytest.fixture(scope="session")
