@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from certificates import Authority
+from conversations import LIMIT
 from harness import Listener, Plugin
 from pool import Pool
 
@@ -27,6 +28,13 @@ def plugin(pool: Pool) -> Iterator[Plugin]:
 def hasty(pool: Pool) -> Iterator[Plugin]:
     """A plugin that waits only a moment for closing handshakes."""
     with pool.lend("--close-timeout", "0.3") as plugin:
+        yield plugin
+
+
+@pytest.fixture
+def limited(pool: Pool) -> Iterator[Plugin]:
+    """A plugin that takes only short messages."""
+    with pool.lend("--max-message-size", str(LIMIT)) as plugin:
         yield plugin
 
 

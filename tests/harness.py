@@ -307,6 +307,8 @@ class Peer:
         self.sock.settimeout(TIMEOUT)
         self.request = b""
         """Head of the opening handshake's request, once read."""
+        self.mask = b""
+        """The masking key of the last frame read."""
         self._rest = b""
 
     def read_exact(self, size: int) -> bytes:
@@ -372,10 +374,12 @@ class Peer:
         size &= 0x7F
         if size == 126:
             (size,) = struct.unpack("!H", self.read_exact(2))
+            assert size > 125, "not the shortest length (RFC 6455 section 5.2)"
         elif size == 127:
             (size,) = struct.unpack("!Q", self.read_exact(8))
-        mask = self.read_exact(4)
-        return head, unmask(self.read_exact(size), mask)
+            assert size > 65_535, "not the shortest length (RFC 6455 section 5.2)"
+        self.mask = self.read_exact(4)
+        return head, unmask(self.read_exact(size), self.mask)
 
     def read_to_close(self) -> list[tuple[int, bytes]]:
         """Read frames up to the Close frame."""

@@ -6,13 +6,15 @@ What is not about compression, every frame there is, has its tests in ``test_fra
 import random
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytest
 
+import conversations
+from conversations import LIMIT, fragments
 from harness import BINARY, CLOSE, CONT, PING, PONG, TEXT, Listener, Plugin, close_frame, frame
-from pool import Pool
+from host_lines import close, done, send
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 TAIL = b"\x00\x00\xff\xff"
@@ -38,16 +40,7 @@ class Compressor:
 
 def compressed(opcode: int, *parts: bytes, between: bytes = b"") -> bytes:
     """Serialize a compressed message in fragments: RSV1 is set on the first."""
-    frames = [
-        frame(
-            CONT if index else opcode,
-            part,
-            fin=index == len(parts) - 1,
-            rsv=0 if index else RSV1,
-        )
-        for index, part in enumerate(parts)
-    ]
-    return between.join(frames)
+    return fragments(opcode, *parts, between=between, rsv=RSV1)
 
 
 class Outcome(NamedTuple):
@@ -61,12 +54,8 @@ class Outcome(NamedTuple):
 
 def converse(plugin: Plugin, server: Listener, data: bytes, extension: str = DEFLATE) -> Outcome:
     """Accept compression, send `data` as the server, and end TCP after the plugin's Close frame."""
-    id = plugin.create(server.url)
-    with server.accept() as peer:
-        peer.handshake(extension)
-        peer.send(data)
-        *frames, (_, payload) = peer.read_to_close()
-    events = plugin.events_to_close(id)
+    sent, events = conversations.converse(plugin, server, data, headers=(extension,))
+    *frames, (_, payload) = sent
     assert events.pop(0)[0] == "open"
     messages = [payload["data"] for name, payload in events if name == "message"]
     return Outcome(
@@ -298,14 +287,6 @@ def test_broken_text_in_compression(plugin: Plugin, server: Listener, text: byte
 
 # --- --max-message-size: what counts is the message, not the frame ---
 
-LIMIT = 1000
-
-
-@pytest.fixture
-def limited(pool: Pool) -> Iterator[Plugin]:
-    with pool.lend("--max-message-size", str(LIMIT)) as plugin:
-        yield plugin
-
 
 def halves(data: bytes) -> list[bytes]:
     """Cut a payload into two fragments."""
@@ -376,8 +357,8 @@ def send_and_read(
     frames = []
     with peer:
         for n, text in enumerate(messages):
-            payload = {"id": id, "type": "text", "data": text}
-            assert plugin.request("websocket-send", payload, n) == {"id": n, "response": {}}
+            plugin.send(send(id, text, n))
+            assert plugin.read() == done(n)
             frames.append(peer.read_frame())
         peer.send(END)
         peer.expect_close(4000)
@@ -423,12 +404,13 @@ def test_client_window_of_8_bits(plugin: Plugin, server: Listener) -> None:
 def test_binary_is_compressed_too(plugin: Plugin, server: Listener) -> None:
     id, peer = server.open(plugin, DEFLATE)
     with peer:
-        payload = {"id": id, "type": "arraybuffer", "data": [7] * 1000}
-        assert plugin.request("websocket-send", payload)["response"] == {}
+        plugin.send(send(id, [7] * 1000, "binary", "arraybuffer"))
+        assert plugin.read() == done("binary")
         head, data = peer.read_frame()
         assert head == 0x80 | RSV1 << 4 | BINARY
         assert zlib.decompressobj(-15).decompress(data + TAIL) == b"\x07" * 1000
-        assert plugin.request("websocket-close", {"id": id, "reason": "x" * 123})["response"] == {}
+        plugin.send(close(id, reason="x" * 123))
+        assert plugin.read() == done("close")
         # Control frames are never compressed.
         assert peer.read_frame() == (0x80 | CLOSE, b"\x03\xe8" + b"x" * 123)
         peer.send(close_frame(1000))
@@ -441,8 +423,8 @@ def test_echo_of_all_messages(plugin: Plugin, server: Listener) -> None:
     compress, inflate = Compressor(), zlib.decompressobj(-15)
     with peer:
         for text in TEXTS:
-            payload = {"id": id, "type": "text", "data": text}
-            assert plugin.request("websocket-send", payload)["response"] == {}
+            plugin.send(send(id, text))
+            assert plugin.read() == done(text)
             _, data = peer.read_frame()
             received = inflate.decompress(data + TAIL)
             peer.send(compressed(TEXT, compress(received)))
