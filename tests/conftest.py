@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from certificates import Authority
 from conversations import LIMIT
 from harness import Listener, Plugin
 from pool import Pool
+from tls_servers import Authority
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,9 @@ def server() -> Iterator[Listener]:
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """A certificate authority that ``--ca-file`` names."""
     return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that nobody trusts."""
+    return Authority(tmp_path_factory.mktemp("stranger"))

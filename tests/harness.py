@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from host_lines import encode
@@ -37,6 +36,12 @@ END_TIMEOUT = 10.0
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 PLUGIN = [sys.executable, "-m", "wsplugin"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment with these variables, and without the machine's proxies."""
+    rest = {name: v for name, v in os.environ.items() if not name.lower().endswith("_proxy")}
+    return rest | variables
 
 
 @contextlib.contextmanager
@@ -249,12 +254,7 @@ class Plugin:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
         # Once a test has failed, how the plugin ends would only hide why.
         if kind is None:
             self.end()
@@ -418,12 +418,7 @@ class Peer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
@@ -457,12 +452,7 @@ class Listener:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.sock.close()
 
 

@@ -11,9 +11,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from certificates import Authority
 from harness import TEXT, TIMEOUT, Listener, Peer, Plugin, frame
 from host_lines import describe, send
+from tls_servers import Authority, secure
 
 MIB = 2**20
 IDLE_MARGIN = 24 * MIB
@@ -150,8 +150,7 @@ def open_to_server(
         ws = plugin.create(listener.url.replace("ws:", "wss:") if authority else listener.url)
         with listener.accept() as peer:
             if authority:
-                context = authority.context("127.0.0.1")
-                peer.sock = context.wrap_socket(peer.sock, server_side=True)
+                secure(peer, authority.context("127.0.0.1"))
             peer.handshake()
             plugin.event(ws, "open")
             yield plugin, ws, peer

@@ -37,7 +37,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Final, Self
 
 from harness import BINARY, CLOSE, PING, PONG, TEXT, TIMEOUT, Listener, Peer, close_frame, frame
@@ -125,12 +124,7 @@ class ScriptedServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._listener.sock.close()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness import PING, PONG, TIMEOUT, Listener, Peer, Plugin, close_frame, frame
+from harness import PING, PONG, TEXT, TIMEOUT, Listener, Peer, Plugin, close_frame, frame
 
 DOWN = "plugin shutting down"
 """The reason of the Close frames with which the plugin ends."""
@@ -60,3 +60,33 @@ def finish_closing(peer: Peer, plugin: Plugin, id: str, reason: str = DOWN) -> N
     peer.send(close_frame(1001))
     peer.close()
     assert plugin.event(id, "close") == {"code": 1001, "reason": reason, "cause": "shutdown"}
+
+
+def expect_error(plugin: Plugin, id: str, code: str) -> Any:
+    """Read the `error` and the `close` event of a connection that never opened."""
+    (error, why), (close, end) = plugin.events_to_close(id)
+    assert (error, close) == ("error", "close")
+    assert why["code"] == code
+    assert why["errMsg"]
+    assert end == {"code": 1006, "reason": end["reason"], "cause": "failure"}
+    assert end["reason"]
+    return why
+
+
+def failure(plugin: Plugin, url: str, **options: Any) -> tuple[str, str]:
+    """Create a connection that fails; return code and errMsg of its error."""
+    id = plugin.create(url, **options)
+    error = plugin.event(id, "error")
+    close = plugin.event(id, "close")
+    assert (close["code"], close["cause"]) == (1006, "failure")
+    assert close["reason"]
+    return error["code"], error["errMsg"]
+
+
+def end_open(plugin: Plugin, id: str, peer: Peer) -> None:
+    """Show that a connection is open, and end it."""
+    peer.send(frame(TEXT, b"hello") + close_frame(4000))
+    assert plugin.event(id, "message")["data"] == "hello"
+    peer.expect_close(4000)
+    peer.close()
+    assert plugin.event(id, "close")["code"] == 4000

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from certificates import Authority
 from harness import TEXT, Listener, Plugin, close_frame, frame, within
 from host_lines import background, close, describe, done, expect_abnormal, expect_failure, send
 from pressure import (
@@ -26,6 +25,7 @@ from pressure import (
     wait_until_still,
 )
 from situations import linux
+from tls_servers import Authority, secure
 
 
 def leave_unread(plugin: Plugin, listener: Listener, ending: bytes) -> tuple[str, int] | None:
@@ -116,8 +116,7 @@ def test_stalled_connections_over_tls_leave_nothing_behind(authority: Authority)
         for _ in range(6):
             ws = plugin.create(listener.url.replace("ws:", "wss:"))
             with listener.accept() as peer:
-                context = authority.context("127.0.0.1")
-                peer.sock = context.wrap_socket(peer.sock, server_side=True)
+                secure(peer, authority.context("127.0.0.1"))
                 peer.handshake()
                 plugin.event(ws, "open")
                 plugin.send(send(ws, "x" * (40 * MIB), 1), close(ws, request=None))

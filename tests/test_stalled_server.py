@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from certificates import Authority
 from harness import PING, PONG, TEXT, Listener, Plugin, close_frame, echo_server, frame
 from host_lines import background, close, create, describe, done, send
 from pressure import IDLE_MARGIN, MIB, deaf_server, open_to_server, read_messages, stall
 from situations import linux
+from tls_servers import Authority
 
 log = logging.getLogger(__name__)
 

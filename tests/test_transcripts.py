@@ -1,7 +1,6 @@
 """Every golden transcript, played by the real process over real pipes against real servers."""
 
 import itertools
-import os
 import queue
 import re
 import signal
@@ -16,9 +15,9 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from certificates import Authority
-from harness import PLUGIN, TIMEOUT, Plugin
+from harness import PLUGIN, TIMEOUT, Plugin, environment
 from scripted_server import ScriptedServer
+from tls_servers import Authority
 from wsplugin.messages import ACTIONS, Cause, ConnectionErrorCode, RequestErrorCode
 from wsplugin.recording.transcript import (
     Continue,
@@ -120,13 +119,6 @@ def play(transcript: Transcript, names: Mapping[str, str], tls: ssl.SSLContext) 
         before = b"".join(received).decode()
         pytest.fail("\n".join([*failures, "Received before:", before]), pytrace=False)
     return received
-
-
-def environment() -> dict[str, str]:
-    """Return the environment without proxies: they are the business of --proxy here."""
-    return {
-        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
-    }
 
 
 def converse(

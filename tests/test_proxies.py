@@ -1,4 +1,4 @@
-"""TLS and proxies: what is trusted, what goes through which proxy, and what each failure is called.
+"""Proxies: what goes through which, what they are told, and what each failure is called.
 
 Proxies are played by hand on the loopback, and behind one the test goes on as the server. As
 nothing for the loopback itself goes through a proxy, the servers behind it are only names.
@@ -6,264 +6,17 @@ nothing for the loopback itself goes through a proxy, the servers behind it are 
 
 import base64
 import contextlib
-import os
 import socket
-import ssl
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from certificates import Authority
-from harness import CLOSE, TEXT, TIMEOUT, Listener, Peer, Plugin, close_frame, frame
-
-# --- TLS --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", name="stranger")
-def _stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("stranger"))
-
-
-@pytest.fixture(scope="module", name="trusting")
-def _trusting(authority: Authority) -> Iterator[Plugin]:
-    """A plugin that trusts the authority, for many tests: a start with TLS takes its time."""
-    with Plugin("--ca-file", authority.file) as plugin:
-        yield plugin
-        assert plugin.finish() == ([], 0)
-        assert plugin.stderr == b""
-
-
-def secure(peer: Peer, context: ssl.SSLContext) -> Peer:
-    """Perform the server's side of the TLS handshake."""
-    peer.sock = context.wrap_socket(peer.sock, server_side=True)
-    return peer
-
-
-def accepting(context: ssl.SSLContext) -> Callable[[Peer], None]:
-    """Return a server that performs both handshakes, and ends."""
-    return lambda peer: secure(peer, context).handshake()
-
-
-@contextlib.contextmanager
-def tls_server(act: Callable[[Peer], None]) -> Iterator[Listener]:
-    """Let `act` play the server of the next connection, from its first byte, on a thread."""
-
-    def serve() -> None:
-        with listener.accept() as peer, contextlib.suppress(OSError, EOFError):
-            act(peer)
-
-    with Listener() as listener:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield listener
-        thread.join(TIMEOUT)
-
-
-def failure(plugin: Plugin, url: str, **options: Any) -> tuple[str, str]:
-    """Create a connection that fails; return code and errMsg of its error."""
-    id = plugin.create(url, **options)
-    error = plugin.event(id, "error")
-    close = plugin.event(id, "close")
-    assert (close["code"], close["cause"]) == (1006, "failure")
-    assert close["reason"]
-    return error["code"], error["errMsg"]
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "LOCALHOST", "127.1"])
-def test_conversation_over_tls(authority: Authority, trusting: Plugin, host: str) -> None:
-    context = authority.context("localhost", "127.0.0.1")
-    plugin = trusting
-    with Listener() as listener:
-        id = plugin.create(f"wss://{host}:{listener.port}/")
-        with secure(listener.accept(), context) as peer:
-            peer.handshake("X-A: 1", glued=frame(TEXT, b"first"))
-            assert plugin.event(id, "open")["headers"]["x-a"] == "1"
-            assert plugin.event(id, "message")["data"] == "first"
-            big = "0123456789" * 100_000
-            plugin.send(
-                {
-                    "id": 1,
-                    "action": "websocket-send",
-                    "payload": {"id": id, "type": "text", "data": big},
-                }
-            )
-            assert peer.read_frame() == (0x80 | TEXT, big.encode())
-            assert plugin.read() == {"id": 1, "response": {}}
-            peer.send(frame(TEXT, big.encode()))
-            assert plugin.event(id, "message")["data"] == big
-            plugin.request("websocket-close", {"id": id, "code": 4000, "reason": "bye"})
-            peer.expect_close(4000, "bye")
-            peer.send(close_frame(4000, "bye"))
-        assert plugin.event(id, "close") == {"code": 4000, "reason": "bye", "cause": "host"}
-
-
-def test_server_name_indication(authority: Authority, trusting: Plugin) -> None:
-    names = []
-    context = authority.context("localhost")
-    context.sni_callback = lambda sock, name, context: names.append(name)
-    with tls_server(accepting(context)) as listener:
-        trusting.event(id := trusting.create(f"wss://LocalHost:{listener.port}/"), "open")
-    assert trusting.event(id, "error")["code"] == "network-error"
-    trusting.event(id, "close")
-    assert names == ["localhost"]
-
-
-LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
-
-# What the certificate is for and who has issued it, where it connects to, the verifier's words.
-REFUSED_CERTIFICATES: list[tuple[str, list[str], dict[str, Any], str, str]] = [
-    ("stranger", ["localhost"], {}, "localhost", "unable to get local issuer certificate"),
-    ("authority", ["other.example"], {}, "localhost", "Hostname mismatch"),
-    ("authority", ["*.localhost"], {}, "localhost", "Hostname mismatch"),
-    ("authority", ["localhost"], {}, "127.0.0.1", "IP address mismatch"),
-    ("authority", ["127.0.0.2"], {}, "127.0.0.1", "IP address mismatch"),
-    ("authority", ["127.0.0.1"], {}, "localhost", "Hostname mismatch"),
-    ("authority", ["localhost"], {"not_after": LONG_AGO}, "localhost", "certificate has expired"),
-    (
-        "authority",
-        ["localhost"],
-        {"not_before": datetime.now(UTC) + timedelta(days=1)},
-        "localhost",
-        "certificate is not yet valid",
-    ),
-]
-
-
-@pytest.mark.parametrize(("issuer", "names", "options", "host", "words"), REFUSED_CERTIFICATES)
-def test_certificate_that_is_refused(
-    trusting: Plugin,
-    authority: Authority,
-    stranger: Authority,
-    issuer: str,
-    names: list[str],
-    options: dict[str, Any],
-    host: str,
-    words: str,
-) -> None:
-    context = {"authority": authority, "stranger": stranger}[issuer].context(*names, **options)
-    with tls_server(accepting(context)) as listener:
-        code, message = failure(trusting, f"wss://{host}:{listener.port}/")
-    assert code == "tls-error"
-    assert words in message
-
-
-def test_private_authority_is_not_trusted_unasked(authority: Authority) -> None:
-    context = authority.context("localhost")
-    with tls_server(accepting(context)) as listener, Plugin() as plugin:
-        code, message = failure(plugin, f"wss://localhost:{listener.port}/")
-    assert code == "tls-error"
-    assert "certificate verify failed" in message
-
-
-def test_ca_file_is_trusted_in_addition_to_the_system_s_roots(
-    authority: Authority, stranger: Authority
-) -> None:
-    environment = {**os.environ, "SSL_CERT_FILE": stranger.file}
-    with Plugin("--ca-file", authority.file, env=environment) as plugin:
-        for issuer in (authority, stranger):
-            context = issuer.context("localhost")
-            with tls_server(accepting(context)) as listener:
-                plugin.event(id := plugin.create(f"wss://localhost:{listener.port}/"), "open")
-            assert plugin.event(id, "error")["code"] == "network-error"
-            plugin.event(id, "close")
-
-
-def read_hello(peer: Peer) -> None:
-    assert peer.sock.recv(65536)[:1] == b"\x16"
-
-
-def read_hello_and_reset(peer: Peer) -> None:
-    read_hello(peer)
-    peer.reset()
-
-
-def say(data: bytes) -> Callable[[Peer], None]:
-    def act(peer: Peer) -> None:
-        read_hello(peer)
-        peer.send(data)
-
-    return act
-
-
-BROKEN_HANDSHAKES: dict[str, Callable[[Peer], None]] = {
-    "closed at once": lambda peer: None,
-    "closed": read_hello,
-    "reset": read_hello_and_reset,
-    "closed within a record": say(b"\x16\x03\x03\x00\x7a\x02"),
-    "alert": say(b"\x15\x03\x03\x00\x02\x02\x28"),
-    "plain text": say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
-    "plain text that accepts": say(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
-    "garbage": say(b"\x00" * 100),
-}
-
-
-@pytest.mark.parametrize("how", BROKEN_HANDSHAKES)
-def test_broken_tls_handshake(trusting: Plugin, how: str) -> None:
-    with tls_server(BROKEN_HANDSHAKES[how]) as listener:
-        code, message = failure(trusting, f"wss://localhost:{listener.port}/")
-    assert code == "tls-error"
-    assert f"localhost:{listener.port}" in message
-
-
-def test_certificate_of_the_client_is_missed(authority: Authority, trusting: Plugin) -> None:
-    """With TLS 1.3 the server's refusal comes only after the handshake has been done."""
-    context = authority.context("localhost")
-    context.verify_mode = ssl.CERT_REQUIRED
-    with tls_server(accepting(context)) as listener:
-        code, _ = failure(trusting, f"wss://localhost:{listener.port}/")
-    # The alert says so, unless the reset that follows it overtakes it.
-    assert code in ("tls-error", "network-error")
-
-
-def test_tls_handshake_that_is_never_answered(trusting: Plugin) -> None:
-    with Listener() as listener:
-        code, _ = failure(trusting, f"wss://localhost:{listener.port}/", timeout=100)
-    assert code == "open-timeout"
-
-
-def test_nothing_listens(trusting: Plugin) -> None:
-    with Listener() as listener:
-        port = listener.port
-    assert failure(trusting, f"wss://localhost:{port}/")[0] == "network-error"
-
-
-@pytest.mark.parametrize("notified", [False, True])
-@pytest.mark.parametrize("opened", [False, True])
-def test_tls_connection_that_just_ends(
-    authority: Authority, trusting: Plugin, opened: bool, notified: bool
-) -> None:
-    """With close_notify or without: ended without a Close frame, or without an answer."""
-    context = authority.context("localhost")
-    plugin = trusting
-    with Listener() as listener:
-        id = plugin.create(f"wss://localhost:{listener.port}/")
-        peer = secure(listener.accept(), context)
-        if opened:
-            peer.handshake()
-            plugin.event(id, "open")
-        else:
-            peer.read_request()
-        if notified:
-            with contextlib.suppress(OSError):
-                assert isinstance(peer.sock, ssl.SSLSocket)
-                peer.sock.unwrap()
-        peer.close()
-        assert plugin.event(id, "error")["code"] == "network-error"
-        close = plugin.event(id, "close")
-        assert (close["code"], close["cause"]) == (1006, "failure")
-
-
-# --- proxies ----------------------------------------------------------------------------------
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """Return the environment with these proxy variables and no others."""
-    rest = {name: v for name, v in os.environ.items() if not name.lower().endswith("_proxy")}
-    return rest | variables
+from harness import CLOSE, TEXT, Listener, Peer, Plugin, close_frame, environment, frame
+from host_lines import done, send
+from situations import expect_nobody, failure
+from tls_servers import Authority, say, secure, tls_server
 
 
 def start(*options: str, **variables: str) -> Plugin:
@@ -288,10 +41,9 @@ def converse(plugin: Plugin, id: str, server: Peer) -> None:
     """Play the server's opening handshake, a message each way and the closing handshake."""
     server.handshake()
     assert "x-proxy" not in plugin.event(id, "open")["headers"]
-    message = {"id": id, "type": "text", "data": "hi"}
-    plugin.send({"id": 9, "action": "websocket-send", "payload": message})
+    plugin.send(send(id, "hi"))
     assert server.read_frame() == (0x80 | TEXT, b"hi")
-    assert plugin.read()["id"] == 9
+    assert plugin.read() == done("hi")
     server.send(frame(TEXT, b"ho") + close_frame(1000))
     assert plugin.event(id, "message")["data"] == "ho"
     assert server.read_frame()[0] == 0x80 | CLOSE
@@ -519,17 +271,7 @@ def test_option_goes_before_the_environment() -> None:
             plugin.create(f"ws://{BEHIND}/")
             with listener.accept() as peer:
                 connect_through(peer)
-        assert untouched(other)
-
-
-def untouched(listener: Listener) -> bool:
-    """Tell whether nobody has tried to connect."""
-    listener.sock.setblocking(False)
-    try:
-        listener.sock.accept()[0].close()
-    except BlockingIOError:
-        return True
-    return False
+        expect_nobody(other)
 
 
 # On Linux this address reaches the loopback without being one of it.
@@ -556,7 +298,7 @@ def test_no_proxy(options: tuple[str, ...], variables: dict[str, str]) -> None:
             with listener.accept() as peer:
                 peer.handshake()
                 plugin.event(id, "open")
-        assert untouched(proxy)
+        expect_nobody(proxy)
 
 
 @pytest.mark.parametrize("source", ["option", "environment"])
@@ -572,7 +314,7 @@ def test_loopback_never_goes_through_a_proxy(source: str) -> None:
                     plugin.event(id, "open")
                 plugin.event(id, "error")
                 plugin.event(id, "close")
-        assert untouched(proxy)
+        expect_nobody(proxy)
 
 
 def test_behind_a_proxy_only_literal_addresses_are_judged() -> None:
