@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import BINARY, PLUGIN, TIMEOUT, Listener, Peer, Plugin, close_frame, within
+from harness import BINARY, TIMEOUT, Listener, Peer, Plugin, close_frame, within
 from host_lines import create, describe, encode, send
 from pressure import MESSAGE, NO_CONTEXT, Flood, inflating, wait_until_full
 from situations import DOWN, exchange_ping, linux
@@ -98,19 +98,6 @@ def test_a_full_disk_under_stdout_is_a_host_that_has_gone() -> None:
         plugin.send(describe(1))
         assert plugin.wait() == 1
         assert plugin.stderr == b""
-
-
-def test_without_stdout_the_plugin_does_not_start() -> None:
-    with Plugin(command=["sh", "-c", 'exec "$@" >&-', "sh", *PLUGIN]) as plugin:
-        assert plugin.wait() != 0
-        assert plugin.stderr.count(b"\n") == 1
-        assert b"stdout" in plugin.stderr
-
-
-def test_without_stdin_the_plugin_has_nothing_to_do() -> None:
-    with Plugin(command=["sh", "-c", 'exec "$@" <&-', "sh", *PLUGIN]) as plugin:
-        assert plugin.read_line() == b""
-        assert plugin.wait() == 0
 
 
 # --- killed ---
