@@ -9,10 +9,10 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from harness import CLOSE, TEXT, Listener, Peer, Plugin, echo_server, frame
+from host_lines import background, describe, done, encode, send
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +65,7 @@ def reset_with_sends_waiting(plugin: Plugin, server: Listener) -> None:
     with Listener() as listener:
         id = plugin.create(listener.url)
         with listener.accept() as peer:
-            plugin.send(
-                {
-                    "id": 1,
-                    "action": "websocket-send",
-                    "payload": {"id": id, "type": "text", "data": "x" * 100_000},
-                },
-                {"id": 2, "action": "plugin-describe"},
-            )
+            plugin.send(send(id, "x" * 100_000, 1), describe(2))
             assert plugin.read()["id"] == 2
             peer.read_request()
             peer.reset()
@@ -141,10 +134,10 @@ def evicted_and_backgrounded(plugin: Plugin, server: Listener) -> None:
         events = [plugin.read()["payload"] for _ in range(1 if len(ids) < 6 else 2)]
         opened = [event["id"] for event in events if event["name"] == "open"]
         assert opened == [ids[-1]]
-    plugin.send({"id": "end", "action": "app-background"})
+    plugin.send(background())
     for _ in ids[1:]:
         assert plugin.read()["payload"]["payload"]["cause"] == "background"
-    assert plugin.read() == {"id": "end", "response": {}}
+    assert plugin.read() == done("background")
 
 
 ROUNDS: dict[str, tuple[int, Callable[[Plugin, Listener], None]]] = {
@@ -197,9 +190,7 @@ def messages_in(plugin: Plugin, peer: Peer, count: int) -> None:
 
 
 def messages_out(plugin: Plugin, peer: Peer, count: int) -> None:
-    payload = {"id": "ws-1", "type": "text", "data": "0123456789"}
-    line = msgspec.json.encode({"action": "websocket-send", "payload": payload}) + b"\n"
-    plugin.write(line * count)
+    plugin.write(encode(send("ws-1", "0123456789", None)) * count)
     # Two bytes of header and four of mask before each message.
     peer.read_exact((2 + 4 + 10) * count)
 

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from harness import BINARY, CONT, TEXT, TIMEOUT, Listener, Plugin, frame
+from host_lines import done, send
 
 log = logging.getLogger(__name__)
 
@@ -141,15 +142,14 @@ def test_a_large_message_out(opcode: int, payload: bytes, kind: str, data: Any, 
     with Listener() as listener, Plugin() as plugin:
         id, peer = listener.open(plugin)
         with peer, growth(plugin, f"8 MiB out as {kind}") as grown:
-            request = {"id": id, "type": kind, "data": data}
-            line = msgspec.json.encode({"id": 1, "action": "websocket-send", "payload": request})
-            writer = threading.Thread(target=plugin.write, args=(line + b"\n",), daemon=True)
+            line = msgspec.json.encode(send(id, data, 1, kind)) + b"\n"
+            writer = threading.Thread(target=plugin.write, args=(line,), daemon=True)
             writer.start()
             head, received = peer.read_frame()
             writer.join(TIMEOUT)
             assert head & 0x0F == opcode
             assert received == payload
-            assert plugin.read() == {"id": 1, "response": {}}
+            assert plugin.read() == done(1)
         assert grown.peak <= times * len(payload)
 
 

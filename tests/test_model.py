@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from connection_model import CLOSED, CLOSING, CONNECTING, DONE, LIMIT, OPEN, Connection, Model
 from harness import CLOSE, PING, TEXT, Listener, Peer, Plugin, close_frame, frame
+from host_lines import background, close, create, send
 from invariants import Checker
 
 PATIENT = """
@@ -184,7 +185,6 @@ class Conversation(RuleBasedStateMachine):
         for kind, *arguments in lines:
             Conversation.requests += 1
             id = Conversation.requests
-            request: dict[str, Any] = {"id": id}
             known = list(self.model.connections)
             if kind in ("send", "close"):
                 if not known:
@@ -195,24 +195,21 @@ class Conversation(RuleBasedStateMachine):
                 case "create":
                     self.model.create(id)
                     url = f"{self.listener.url}ws-{self.model.created}"
-                    request |= {"action": "websocket-create", "payload": {"url": url}}
+                    requests.append(create(url, id))
                 case "send":
                     text = f"{arguments[1]}{id}"
                     self.model.send(id, target, text)
-                    payload = {"id": target, "type": "text", "data": text}
-                    request |= {"action": "websocket-send", "payload": payload}
+                    requests.append(send(target, text, id))
                 case "close":
                     self.model.close(id, target, *arguments[1:])
-                    payload = {"id": target, "code": arguments[1], "reason": arguments[2]}
-                    request |= {"action": "websocket-close", "payload": payload}
+                    requests.append(close(target, arguments[1], arguments[2], id))
                 case "background":
                     self.model.background(id)
-                    request |= {"action": "app-background"}
+                    requests.append(background(id))
                 case "unknown":
                     unknown = f"ws-{self.model.created + 1}"
                     self.model.close(id, unknown, 1000, "")
-                    request |= {"action": "websocket-close", "payload": {"id": unknown}}
-            requests.append(request)
+                    requests.append(close(unknown, request=id))
         for request in requests:
             self.checker.request(request)
         assert self.plugin
