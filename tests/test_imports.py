@@ -36,6 +36,7 @@ LIBRARIES = {
         "schema",
         "connection",
         "network.names",
+        "network.keepalive",
         "network.outbox",
         "network.wire",
         "recording.transcript",

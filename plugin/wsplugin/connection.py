@@ -24,6 +24,7 @@ from wsplugin.messages import (
     OpenPayload,
     RequestError,
 )
+from wsplugin.network.keepalive import look_after
 from wsplugin.network.outbox import Queue, Waiting
 from wsplugin.output import Output
 from wsplugin.policy import Target
@@ -123,6 +124,9 @@ class Connection:
         self._failure: ErrorPayload | None = None
         # Why a connection that was ended on purpose has not completed its closing handshake.
         self._cut: str | None = None
+        # How long the server may take nothing of what waits, where progress prolongs the end.
+        self._patience: float | None = None
+        self._taken: float = 0
         self._open_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
 
@@ -183,14 +187,15 @@ class Connection:
             except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on
                 self._fault(exc)
 
-    def end(self, ending: Ending, patience: float, *, at_once: bool = False) -> None:
+    def end(self, ending: Ending, grace: float | None = None, *, at_once: bool = False) -> None:
         """End the connection: messages that wait go first, then the closing handshake.
 
         An end that has been decided before stays as it was, but may come sooner.
 
         Args:
             ending: what to tell the server and the host.
-            patience: seconds until the connection is cut.
+            grace: seconds until the connection is cut, whatever happens; by default the close
+                timeout, which starts anew with whatever the server takes.
             at_once: do not let messages wait for the opening handshake.
 
         """
@@ -202,27 +207,43 @@ class Connection:
                 else "closed by the host before the opening handshake was done"
             )
             return
-        self.cut_off(patience)
+        if grace is None:
+            self._be_patient()
+        else:
+            self.cut_off(grace)
         if self.state is State.OPEN:
             self._pump()
 
     def end_when_open(self, ending: Ending) -> None:
         """End the connection once its opening handshake is done and its messages are sent."""
         if self.state >= State.OPEN:
-            self.end(ending, self.settings.close_timeout)
+            self.end(ending)
         else:
             self._ending = self._ending or ending
 
-    def cut_off(self, patience: float) -> None:
-        """Cut the connection after `patience` seconds, unless that has been set to be sooner."""
-        deadline = self._loop.time() + patience
+    def cut_off(self, grace: float) -> None:
+        """Cut the connection after `grace` seconds, unless that has been set to be sooner."""
+        deadline = self._loop.time() + grace
         if self.state is not State.CLOSED and deadline < self.deadline:
-            if self._deadline_timer:
-                self._deadline_timer.cancel()
+            self._patience = None
             self.deadline = deadline
-            self._deadline_timer = self._loop.call_at(
-                deadline, self._guarded(self._overdue), patience
-            )
+            self._set_deadline_timer(deadline, grace)
+
+    def _be_patient(self) -> None:
+        """Cut the connection when the server has taken nothing for the close timeout."""
+        patience = self.settings.close_timeout
+        if self.deadline == math.inf:
+            self._patience = patience
+            self._taken = self._wire.taken if self._wire else 0
+            self.deadline = self._loop.time() + patience
+            self._set_deadline_timer(self.deadline, patience)
+
+    def _set_deadline_timer(self, when: float, seconds: float) -> None:
+        if self._patience is not None and self._wire is not None:
+            when = min(when, self._loop.time() + look_after(self._patience))
+        if self._deadline_timer:
+            self._deadline_timer.cancel()
+        self._deadline_timer = self._loop.call_at(when, self._guarded(self._look), seconds)
 
     def resume(self) -> None:
         """Take what the server has sent while the host was behind."""
@@ -240,7 +261,7 @@ class Connection:
         logger.info("%s: open", self.id)
         self.output.write(encode_event(self.id, OpenPayload(headers)))
         if self._ending:
-            self.cut_off(self.settings.close_timeout)
+            self._be_patient()
         self._pump()
 
     def writable(self) -> None:
@@ -250,12 +271,19 @@ class Connection:
         self._unanswered.clear()
         if self.state is State.OPEN:
             self._pump()
+        elif self._wire is not None and self._wire.close_received and not self._wire.waiting:
+            self.cut_off(GRACE)
 
     def server_closing(self) -> None:
         """Both Close frames are on their way: TCP must end soon."""
         if self.state is State.OPEN:
             self._enter(State.CLOSING)
-        self.cut_off(GRACE)
+        if self._wire is not None and self._wire.waiting:
+            # Ours waits behind data: its second begins when it has left.
+            self._be_patient()
+            self._wire.tell_when_all_has_left()
+        else:
+            self.cut_off(GRACE)
 
     def failed(self, code: ConnectionErrorCode, message: str) -> None:
         """The connection has failed; the wire has sent its Close frame and listens no more."""
@@ -314,6 +342,10 @@ class Connection:
         return ErrorPayload("the connection could not be opened", "network-error")
 
     def _open_timed_out(self, seconds: float) -> None:
+        # As in _look(): the answer may have arrived while the process was stopped.
+        self._open_timer = self._loop.call_later(0, self._guarded(self._give_up_opening), seconds)
+
+    def _give_up_opening(self, seconds: float) -> None:
         self._failure = ErrorPayload(
             f"no opening handshake within {seconds:g} seconds", "open-timeout"
         )
@@ -333,8 +365,23 @@ class Connection:
         if self._attempt is not None:
             self._attempt.abandon()  # the server's answer may already be there to be read
 
-    def _overdue(self, patience: float) -> None:
-        self._cut = self._cut or f"the closing handshake took longer than {patience:g} seconds"
+    def _look(self, seconds: float) -> None:
+        """See what the server has taken meanwhile, and whether its time is over."""
+        wire, now = self._wire, self._loop.time()
+        if self._patience is not None and wire is not None and wire.taken > self._taken:
+            self._taken = wire.taken
+            self.deadline = now + self._patience
+        if now < self.deadline:
+            self._set_deadline_timer(self.deadline, seconds)
+            return
+        # After a stop of the process all times are over: what has arrived is read first. Not by
+        # call_soon(), which would come before the next look at the sockets.
+        self._deadline_timer = self._loop.call_later(0, self._guarded(self._overdue), seconds)
+
+    def _overdue(self, seconds: float) -> None:
+        if self._loop.time() < self.deadline:
+            return
+        self._cut = self._cut or f"the closing handshake took longer than {seconds:g} seconds"
         if self.state < State.OPEN:
             self._abort_opening(self._cut)
         elif self._wire is not None:

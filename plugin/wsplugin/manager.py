@@ -187,9 +187,7 @@ class Manager:
         connection = self._find(payload.id)
         self._answer(request.id)
         if connection is not None and not connection.ending:
-            connection.end(
-                Ending(payload.code, payload.reason, "host"), self.settings.close_timeout
-            )
+            connection.end(Ending(payload.code, payload.reason, "host"))
 
     def _background(self, request: Background) -> None:
         self._backgrounds.append((request.id, set(self._connections)))

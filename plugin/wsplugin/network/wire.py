@@ -21,6 +21,7 @@ from wsplugin.network.frames import Frames, MessageSink, Taken, Violation, frame
 from wsplugin.network.inbox import Inbox
 from wsplugin.network.keepalive import Act, Keepalive
 from wsplugin.network.outbox import Pieces
+from wsplugin.network.progress import Meter
 from wsplugin.output import BATCH, Output
 from wsplugin.settings import Settings
 
@@ -126,6 +127,8 @@ class Wire(asyncio.BufferedProtocol):
             settings.ping_interval, settings.ping_timeout, self._loop.time()
         )
         self._timer: asyncio.TimerHandle | None = None
+        self._meter = Meter(transport)
+        self._end: float = float("inf")
         transport.set_protocol(self)
         transport.set_write_buffer_limits(WRITE_HIGH_WATER)
 
@@ -161,6 +164,7 @@ class Wire(asyncio.BufferedProtocol):
         if self._transport.is_closing():
             return
         if not self._secure:
+            self._meter.written += len(data)
             self._transport.write(data)
             return
         # asyncio's TLS transport does not count what its TCP transport holds, and hands on all it
@@ -175,7 +179,9 @@ class Wire(asyncio.BufferedProtocol):
         while (
             self._pieces.waiting and (last or not self.paused) and not self._transport.is_closing()
         ):
-            self._transport.write(self._pieces.pop())
+            piece = self._pieces.pop()
+            self._meter.written += len(piece)
+            self._transport.write(piece)
 
     @property
     def waiting(self) -> int:
@@ -187,6 +193,11 @@ class Wire(asyncio.BufferedProtocol):
         self._stop_keepalive()
         self._protocol.send_close(code, reason)
         self.flush()
+        self._end = self._position()
+
+    def tell_when_all_has_left(self) -> None:
+        """Call ``writable`` once the operating system has got all that waits."""
+        self._transport.set_write_buffer_limits(0)
 
     def pause_writing(self) -> None:
         """The server is slow to read (``asyncio.BaseProtocol``)."""
@@ -215,6 +226,7 @@ class Wire(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take `nbytes` more (``asyncio.BufferedProtocol``)."""
         self._inbox.filled(nbytes)
+        self._meter.read += nbytes
         self._receive()
 
     def _receive(self) -> None:
@@ -266,6 +278,7 @@ class Wire(asyncio.BufferedProtocol):
                 case Taken.CLOSE:
                     self._stop_listening()
                     self.flush()
+                    self._end = min(self._end, self._position())
                     self._listener.server_closing()
                     return False
             if len(output.batch) > BATCH:
@@ -352,6 +365,18 @@ class Wire(asyncio.BufferedProtocol):
             self._loop.call_soon(self._receive)
 
     @property
+    def taken(self) -> float:
+        """How many bytes the server has taken so far, up to the end of our Close frame.
+
+        Not the Pongs behind it: a server could ask for them for ever.
+        """
+        return min(self._meter.look().taken, self._end)
+
+    def _position(self) -> int:
+        """Return what :attr:`taken` will be when all that has been written has been taken."""
+        return self._meter.end() + self._pieces.waiting
+
+    @property
     def closing(self) -> Closing | None:
         """The closing handshake, if both Close frames were seen and ours has left."""
         sent, received = self._protocol.close_sent, self._protocol.close_rcvd
@@ -435,13 +460,14 @@ class Wire(asyncio.BufferedProtocol):
     def _tick(self) -> None:
         self._timer = None
         try:
-            now = self._loop.time()
-            match self._keepalive.act(now):
+            progress = self._meter.look()
+            match self._keepalive.act(self._loop.time(), progress):
                 case Act.PING:
-                    payload = os.urandom(4)
-                    self._protocol.send_ping(payload)
-                    self.flush()
-                    self._keepalive.pinged(payload, now)
+                    self._send_ping()
+                case Act.READ_FIRST:
+                    # Not call_soon(), which would come before the next look at the sockets.
+                    self._timer = self._loop.call_later(0, self._tick)
+                    return
                 case Act.GIVE_UP:
                     self._fail(
                         Violation(
@@ -454,6 +480,15 @@ class Wire(asyncio.BufferedProtocol):
             self._set_timer()
         except Exception as exc:  # noqa: BLE001 - the one net, see _break
             self._break(exc)
+
+    def _send_ping(self) -> None:
+        payload = os.urandom(4)
+        self.flush()
+        before = self._position()
+        self._protocol.send_ping(payload)
+        self.flush()
+        progress, behind = self._meter.look(), self._position()
+        self._keepalive.pinged(payload, self._loop.time(), progress, before, behind)
 
     def _stop_keepalive(self) -> None:
         self._keepalive.stop()
