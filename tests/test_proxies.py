@@ -254,8 +254,8 @@ def test_credentials_reach_the_proxy_and_nothing_else(status: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "scheme"),
     [
-        *((name, "ws") for name in ("ws_proxy", "http_proxy", "HTTPS_PROXY")),
-        *((name, "wss") for name in ("wss_proxy", "https_proxy")),
+        *((name, "ws") for name in ("ws_proxy", "http_proxy", "HTTP_PROXY", "all_proxy")),
+        *((name, "wss") for name in ("wss_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")),
     ],
 )
 def test_proxy_of_the_environment(variable: str, scheme: str) -> None:
@@ -387,7 +387,7 @@ main()
 def test_socks_without_its_package_says_which(scheme: str, source: str) -> None:
     url = f"{scheme}://me:s3cret@localhost:1"
     options = ["--proxy", url] if source == "option" else []
-    variables = {} if options else {"socks_proxy": url}
+    variables = {} if options else {"all_proxy": url}
     with Plugin(
         *("--allow-insecure", "--log-level", "debug", *options),
         command=[sys.executable, "-c", WITHOUT_SOCKS],

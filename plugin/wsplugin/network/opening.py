@@ -16,7 +16,6 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import (
     InvalidHandshake,
     InvalidHeader,
-    InvalidProxy,
     NegotiationError,
 )
 from websockets.http11 import Response
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from websockets.proxy import Proxy
 
 USER_AGENT: Final = f"wsplugin/{__version__}"
+PROXY_AUTHENTICATION_REQUIRED: Final = 407
 
 
 class Dialer(Protocol):
@@ -175,13 +175,8 @@ class Attempt:
 
     # --- through a proxy ---
 
-    async def _connect_through(self, url: str) -> None:
-        from websockets.proxy import parse_proxy
-
+    async def _connect_through(self, proxy: "Proxy") -> None:
         self._phase = Phase.PROXY
-        proxy = parse_proxy(url)
-        if ":" in (proxy.username or ""):
-            raise InvalidProxy(url, "a user-id cannot hold a colon (RFC 7617 section 2)")
         if proxy.scheme.startswith("socks"):
             await self._connect_through_socks(proxy)
         else:
@@ -204,7 +199,13 @@ class Attempt:
             self._phase = Phase.PROXY
         sock = await self._connect(proxy.host, proxy.port)
         self._phase = Phase.TUNNEL
-        await self._shake_hands(await socks.tunnel(proxy, sock, host, port, self._timeout))
+        try:
+            sock = await socks.tunnel(proxy, sock, host, port, self._timeout)
+        except socks.Refused as exc:
+            raise Failed(
+                ErrorPayload(f"the SOCKS proxy failed to connect: {exc}", "proxy-error")
+            ) from None
+        await self._shake_hands(sock)
 
     async def _connect_through_http(self, proxy: "Proxy") -> None:
         from websockets.proxy import prepare_connect_request
@@ -221,11 +222,12 @@ class Attempt:
         await tunnel.done
         (response,) = responses
         if not 200 <= response.status_code < 300:
-            raise Failed(
-                ErrorPayload(
-                    f"the proxy refused the connection: HTTP {response.status_code}", "proxy-error"
+            words = f"the proxy refused the connection: HTTP {response.status_code}"
+            if response.status_code == PROXY_AUTHENTICATION_REQUIRED:
+                words += (
+                    ", it wants other credentials" if proxy.username else " without credentials"
                 )
-            )
+            raise Failed(ErrorPayload(words, "proxy-error"))
         transport = tunnel.transport
         assert transport
         exchange = self._exchange = self._make_exchange()
@@ -317,8 +319,8 @@ class Attempt:
         where = f"{self._target.host}:{self._target.port}"
         if isinstance(exc, Failed):
             return exc.payload
-        if isinstance(exc, InvalidProxy):
-            return ErrorPayload("the proxy's URL is not valid", "proxy-error")
+        if isinstance(exc, proxies.InvalidProxy):
+            return ErrorPayload(f"the proxy's URL is not valid: {exc}", "proxy-error")
         handshake = f"the opening handshake with {where} failed"
         match self._phase:
             case Phase.LOOK_UP | Phase.TCP:

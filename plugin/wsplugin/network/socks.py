@@ -4,7 +4,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from python_socks import ProxyType
+from python_socks import ProxyError, ProxyType
 from python_socks.async_.asyncio import Proxy as Tunnel
 from websockets.proxy import Proxy
 
@@ -36,6 +36,10 @@ def choose(proxy: Proxy, found: Sequence[Address]) -> Address:
     raise socket.gaierror("no address that SOCKS 4 can name")
 
 
+class Refused(Exception):
+    """The proxy has refused, or has said what is none of SOCKS; the library's words say how."""
+
+
 class _Dialed:
     """What :class:`Tunnel` takes for the way to the proxy: the connection that is there."""
 
@@ -52,7 +56,7 @@ async def tunnel(
     """Ask the proxy at the other end of `sock` for a way to `host`; return the socket.
 
     Raises:
-        Exception: it failed; the socket is closed.
+        Refused: the proxy does not; the socket is closed, as after all other exceptions.
 
     """
     way = Tunnel(
@@ -64,5 +68,8 @@ async def tunnel(
         resolves(proxy),
         forward=_Dialed(sock),
     )
-    tunneled: socket.socket = await way.connect(host, port, seconds)
+    try:
+        tunneled: socket.socket = await way.connect(host, port, seconds)
+    except ProxyError as exc:
+        raise Refused(str(exc)) from None
     return tunneled
