@@ -211,7 +211,8 @@ def test_a_session_without_connections_loads_no_network_library() -> None:
         "wsplugin.options",
     ):
         assert name not in modules
-    assert "wsplugin.mistakes" not in modules
+    # But for what explains them, since no file may be left to open when the first one is made.
+    assert "wsplugin.mistakes" in modules
 
 
 def test_a_plain_connection_loads_nothing_that_it_does_not_use() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fuzz_input import ACTIONS, ANY, INTERESTING, Judge, expect, fuzz
 from harness import Plugin
-from wsplugin.decoding import decode_bytes, decode_request, to_bytes
-from wsplugin.messages import Close, RequestError, Send, SendArrayBuffer, SendNumbers, ShortSend
+from wsplugin.decoding import decode_request
+from wsplugin.messages import SLICE, Close, RequestError
 from wsplugin.policy import check_close
 
 # How long an example takes depends on who else uses the machine.
@@ -96,13 +96,8 @@ def outcome(line: bytes) -> tuple[str, Any] | None:
     if request is None:
         return None
     try:
-        match request:
-            case Send(payload=SendArrayBuffer(data=data)):
-                decode_bytes(data)
-            case ShortSend(payload=SendNumbers(data=numbers)):
-                to_bytes(numbers)
-            case Close(payload=payload):
-                check_close(payload.code, payload.reason)
+        if isinstance(request, Close):
+            check_close(request.payload.code, request.payload.reason)
     except RequestError as error:
         return error.code, request.id
     return "ok", request.id
@@ -111,6 +106,8 @@ def outcome(line: bytes) -> tuple[str, Any] | None:
 def check(line: bytes) -> None:
     expected = expect(line)
     found = outcome(line)
+    # Long lines are decoded in a way of their own.
+    assert outcome(line + b" " * SLICE) == found
     if expected is None or found is None:
         assert (found, expected) == (None, None)
         return

@@ -15,6 +15,7 @@ from harness import Plugin
 from wsplugin.input import CHUNK
 from wsplugin.lines import BOM, Lines
 from wsplugin.messages import RequestError
+from wsplugin.mistakes import ID_WITHIN, find_id
 
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("wsplugin", deadline=None)
@@ -81,13 +82,25 @@ def test_the_limit_counts_bytes_without_the_line_end(size: int, step: int) -> No
 
 LONG = b"x" * 200
 
-LEADING_IDS: list[tuple[bytes, Any]] = [
+IDS_AT_THE_START: list[tuple[bytes, Any]] = [
     (b'{"id":1,', 1),
     (b' {\t"id" :\r -17 , ', -17),
     (b'{"id":"a\\"b\\n\xc3\xa9",', 'a"b\né'),
     (b'{"id":"",', ""),
     (b'{"id":9223372036854775807,', 2**63 - 1),
     (b'{"id":null,', None),
+    (b'{"id":1 }', 1),
+    (b'{"\\u0069\\u0064":1,', 1),
+    # Behind whole values, as libraries write that sort the names.
+    (b'{"action":"x","id":1,', 1),
+    (b'{"a":true,"b":-1.5e+3,"c":null,"d":"","id":1,', 1),
+    (b'{"a":{},"b":[],"c":[[1,{"d":[]}]],"id":"x",', "x"),
+    (b'{ "a" : [ "]" , "}" , "\\"]" ] , "id" : 1 , ', 1),
+    (b'{"a":{"id":2},"id":1,"b":{"id":3},', 1),
+    (b'{"a":"\\\\","id":1,', 1),
+    (b'{"a":"\\"id\\":2","id":1,', 1),
+    (b'{"id":1,"id":"x","a":[', "x"),
+    (b'{"id":1,"id":[],', None),
     # An id that is none.
     (b'{"id":9223372036854775808,', None),
     (b'{"id":01,', None),
@@ -98,8 +111,19 @@ LEADING_IDS: list[tuple[bytes, Any]] = [
     (b'{"id":"\xff",', None),
     (b'{"id":"a\tb",', None),
     # No id before the limit, or not surely one.
-    (b'{"action":"x","id":1,', None),
     (b'{"x":{"id":1,', None),
+    (b'{"x":{"y":1},"z":["id",1,', None),
+    (b'{"x":"id","y":{"id":1},', None),
+    (b'{"x":"\\"id\\":1,', None),
+    (b'{"x":[[1],"id":1,', None),
+    (b'{"x":[1]],"id":1,', None),
+    (b'{"x":y z,"id":1,', None),
+    (b'{"x":,"id":1,', None),
+    (b'{"x""id":1,', None),
+    (b'{"x":1}"id":1,', None),
+    (b'{"x":1},{"id":1,', None),
+    (b'{,"id":1,', None),
+    (b'{"Id":1,"ID":1,"id ":1,', None),
     (b'[{"id":1,', None),
     (b'{"id":1', None),
     (b'{"id":"', None),
@@ -108,16 +132,56 @@ LEADING_IDS: list[tuple[bytes, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("start", "id"), LEADING_IDS)
+@pytest.mark.parametrize(("start", "id"), IDS_AT_THE_START)
 @pytest.mark.parametrize("step", [1, 3, 1000])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\nnext\n"])
-def test_leading_id_of_a_line_that_is_too_long(
-    start: bytes, id: Any, step: int, end: bytes
-) -> None:
+def test_id_of_a_line_that_is_too_long(start: bytes, id: Any, step: int, end: bytes) -> None:
     stream = start + LONG + end
     chunks = [stream[at : at + step] for at in range(0, len(stream), step)]
     rest: list[Line] = [b"next"] if b"next" in end else []
     assert split(chunks, 60) == [("line-too-long", id), *rest]
+
+
+@pytest.mark.parametrize("bom", [b"", BOM])
+@pytest.mark.parametrize("max_line", [10, ID_WITHIN, 3 * ID_WITHIN])
+@pytest.mark.parametrize("step", [999, CHUNK, 10**6])
+@pytest.mark.parametrize("value", [b'"a"', b"17", b"-9223372036854775808"])
+@pytest.mark.parametrize("before", [b'{"x":"%b",', b'{"x":[%b],', b'{%b"x":1,'])
+def test_how_far_an_id_is_looked_for(
+    before: bytes, value: bytes, step: int, max_line: int, bom: bytes
+) -> None:
+    member = b'"id":' + value
+    blank = ID_WITHIN - len(before % b"") - len(member)
+    stream = bom + before % (b" " * blank) + member + b"," + b"x" * 4 * ID_WITHIN + b"\n"
+    assert stream.index(value) + len(value) == len(bom) + ID_WITHIN
+    (line,) = split([stream[at : at + step] for at in range(0, len(stream), step)], max_line)
+    assert line == ("line-too-long", json.loads(value))
+    # What is too far away is not held.
+    far = b'{"x":"' + b" " * ID_WITHIN * 2 + b'","id":1,' + b"x" * 4 * ID_WITHIN
+    assert split([far], max_line) == [("line-too-long", None)]
+
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+).map(json.dumps)
+name = st.one_of(st.text(), st.sampled_from(["Id", "action", 'x"id', "\\"])).filter("id".__ne__)
+others = st.lists(st.tuples(name.map(json.dumps), values), max_size=4)
+
+
+@given(others, st.one_of(st.integers(-(2**63), 2**63 - 1), st.text()), others, st.integers(0, 100))
+def test_id_is_found_as_soon_as_it_is_whole(
+    before: list[tuple[str, str]], id: int | str, behind: list[tuple[str, str]], cut: int
+) -> None:
+    members = [*before, ('"id"', json.dumps(id)), *behind]
+    blank = " " * (cut % 3)
+    texts = [f"{blank}{name}{blank}:{blank}{value}{blank}" for name, value in members]
+    line = ("{" + ",".join(texts) + "}").encode()
+    whole = len(("{" + ",".join(texts[: len(before) + 1]) + ",").encode())
+    assert find_id(line) == id
+    for end in {whole, whole - 1, cut * len(line) // 100}:
+        assert find_id(line[:end]) == (id if end >= whole else None)
 
 
 def test_byte_order_mark_before_a_line_that_is_too_long() -> None:

@@ -3,9 +3,12 @@
 The tables run through one plugin process: each row is followed by a good line, which must work.
 """
 
+import base64
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import Plugin
-from wsplugin import decoding, encoding, messages
-from wsplugin.decoding import decode_bytes
+from harness import PLUGIN, Plugin
+from wsplugin import encoding, messages
+from wsplugin.decoding import decode_bytes, decode_request
 from wsplugin.encoding import MessageEncoder
 from wsplugin.messages import SLICE, BinaryType, RequestError
 
@@ -53,8 +56,12 @@ def failure(plugin: Plugin, line: bytes) -> tuple[str, Any, str]:
     return answer["error"]["code"], answer["id"], answer["error"]["errMsg"]
 
 
-def request(action: Any, payload: Any) -> bytes:
-    return json.dumps({"id": 7, "action": action, "payload": payload}).encode()
+# Lines longer than SLICE are decoded in a way of their own.
+LENGTHS = pytest.mark.parametrize("blanks", [b"", b" " * SLICE], ids=["short", "long"])
+
+
+def request(action: Any, payload: Any, blanks: bytes = b"") -> bytes:
+    return blanks + json.dumps({"id": 7, "action": action, "payload": payload}).encode()
 
 
 # --- payloads: what each field refuses, and the path by which it is named -----------------------
@@ -166,10 +173,11 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str, tuple[Any, ...], str]] = [
         for value in values
     ],
 )
+@LENGTHS
 def test_wrong_value(
-    plugin: Plugin, action: str, payload: dict[str, Any], wrong: Any, path: str
+    plugin: Plugin, action: str, payload: dict[str, Any], wrong: Any, path: str, blanks: bytes
 ) -> None:
-    code, id, message = failure(plugin, request(action, payload))
+    code, id, message = failure(plugin, request(action, payload, blanks))
     assert (code, id) == ("invalid-payload", 7)
     assert message.startswith(f"{path}: ")
 
@@ -188,9 +196,12 @@ def test_wrong_value(
         for field in payload
     ],
 )
-def test_missing_field(plugin: Plugin, action: str, payload: dict[str, Any], field: str) -> None:
+@LENGTHS
+def test_missing_field(
+    plugin: Plugin, action: str, payload: dict[str, Any], field: str, blanks: bytes
+) -> None:
     rest = {name: value for name, value in payload.items() if name != field}
-    assert failure(plugin, request(action, rest)) == (
+    assert failure(plugin, request(action, rest, blanks)) == (
         "invalid-payload",
         7,
         f"payload.{field}: missing",
@@ -216,10 +227,11 @@ STRANGE_NAMES = (
         ("plugin-describe", {}),
     ],
 )
+@LENGTHS
 def test_unknown_field_of_a_payload(
-    plugin: Plugin, action: str, payload: dict[str, Any], name: str
+    plugin: Plugin, action: str, payload: dict[str, Any], name: str, blanks: bytes
 ) -> None:
-    code, id, message = failure(plugin, request(action, {**payload, name: 1}))
+    code, id, message = failure(plugin, request(action, {**payload, name: 1}, blanks))
     assert (code, id) == ("invalid-payload", 7)
     assert message == f"payload.{name}: unknown field"
 
@@ -264,6 +276,72 @@ def test_payload_absent_null_or_empty(plugin: Plugin, action: str, payload: str)
     (answer,) = answers(plugin, f'{{"id":7,"action":"{action}"{payload}}}'.encode())
     assert answer["id"] == 7
     assert "response" in answer
+
+
+# --- bounds: beyond them nothing is made of what there is too much of ---------------------------
+
+BOUNDS: list[tuple[str, Any, int]] = [
+    # field, what makes a value of so many, how many there may be
+    ("url", lambda n: "ws://h/" + "x" * (n - 7), 8192),
+    ("url", lambda n: "ws://h/" + "é" * (n - 7), 8192),
+    ("url", lambda n: f"ws://{('a' * 49 + '.') * 5}{'a' * (n - 250)}/", 253),
+    ("url", lambda n: f"ws://{('a' * 49 + '.') * 5}{'a' * (n - 250)}.:80/", 253),
+    ("headers", lambda n: {f"X-{i}": "" for i in range(n)}, 256),
+    ("headers", lambda n: {f"X-{i}": "x" * 1000 for i in range(n)}, 256),
+    ("protocols", lambda n: [f"v{i}" for i in range(n)], 64),
+]
+
+
+@pytest.mark.parametrize(("field", "make", "limit"), BOUNDS)
+@LENGTHS
+def test_bounds_of_a_create(
+    plugin: Plugin, field: str, make: Callable[[int], Any], limit: int, blanks: bytes
+) -> None:
+    for size, code in ((limit, "forbidden"), (limit + 1, "invalid-payload")):
+        payload = {"url": "ws://h.example/", field: make(size)}
+        found = failure(plugin, request("websocket-create", payload, blanks))
+        assert found[:2] == (code, 7)
+        assert code == "forbidden" or found[2].startswith(f"payload.{field}: ")
+
+
+@LENGTHS
+def test_the_wrong_one_of_as_many_as_there_may_be_is_named(plugin: Plugin, blanks: bytes) -> None:
+    headers: dict[str, Any] = {f"X-{i}": "" for i in range(255)}
+    protocols: list[Any] = [f"v{i}" for i in range(63)]
+    for field, value, path in [
+        ("headers", {**headers, "Y": 1}, 'payload.headers["Y"]'),
+        ("headers", {**headers, "x-1": ""}, 'payload.headers["x-1"]'),
+        ("protocols", [*protocols, 1], "payload.protocols[63]"),
+        ("protocols", [*protocols, "v1"], "payload.protocols[63]"),
+    ]:
+        payload = {"url": "wss://h/", field: value}
+        code, id, message = failure(plugin, request("websocket-create", payload, blanks))
+        assert (code, id) == ("invalid-payload", 7)
+        assert message.startswith(f"{path}: ")
+
+
+# --- a send, finished ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 3 * SLICE + 1])
+@pytest.mark.parametrize("id", [7, "é", None])
+@LENGTHS
+def test_decoded_send_is_ready_to_go_down(size: int, id: Any, blanks: bytes) -> None:
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    text = ("aé€😀\n\0" * (size // 6 + 1))[:size]
+    kinds: list[tuple[str, Any, int, bytes]] = [
+        ("text", text, messages.TEXT, text.encode()),
+        ("arraybuffer", list(data), messages.BINARY, data),
+        ("base64", base64.b64encode(data).decode(), messages.BINARY, data),
+    ]
+    for kind, value, opcode, message in kinds:
+        payload = {"id": "ws-1", "type": kind, "data": value}
+        envelope = {"id": id, "action": "websocket-send", "payload": payload}
+        for ascii in (True, False):
+            line = json.dumps(envelope, ensure_ascii=ascii).encode()
+            decoded = decode_request(blanks + line)
+            assert decoded == messages.OutgoingMessage(id, "ws-1", opcode, message)
+            assert decode_request(bytearray(line)) == decoded
 
 
 # --- envelope -----------------------------------------------------------------------------------
@@ -394,6 +472,7 @@ NOT_JSON = [
     *(OK + b',"x":NaN}', OK + b',"x":01}', OK + b',"x":1e}', OK + b",'x':1}", OK + b",x:1}"),
     *(OK + b',"x":"a\tb"}', OK + b',"x":"a\0b"}', OK + b',"x":"\x1f"}', OK + b',"a\rb":1}'),
     *(OK + b',"x":"\\x41"}', OK + b',"x":"\\u12"}', OK + b',"x":"\\u12g4"}', OK + b',"x":"\\'),
+    *(OK + b',"x":"\\ud800\\ud8"}', OK + b',"x":"\\ud800\\uD8zz"}', OK + b',"x":"\\ud800\\x"}'),
     *(OK + b',"x":"\\ud83d\\ude00",}', OK + b',"x":"\\ud800"', b'"\\ud800', OK + b"/**/}"),
     *(b"\xa0" + OK + b"}", OK + "}\u2028".encode(), OK + b"\x0b}", b"{" * 300, b'{"":' * 300),
 ]
@@ -479,6 +558,13 @@ SURROGATES = (
         ('{"id":9223372036854775808,"x":"%s"}', None),
         ('{"id":-9223372036854775808,"x":"%s"}', -(2**63)),
         ('{"id":' + "9" * 5000 + ',"x":"%s"}', None),
+        # An id that has surrogates of its own, and what only looks like some.
+        ('{"id":"\\ud83d\\ude00","x":"%s"}', "😀"),
+        ('{"x":"%s","id":"\\uD83D\\uDE00"}', "😀"),
+        ('{"id":"\\\\ud800\\\\\\\\uDfff","x":"%s"}', "\\ud800\\\\uDfff"),
+        ('{"id":"\\/\\ud7ff\\ue800\\uE000","x":"%s"}', "/\ud7ff\ue800\ue000"),
+        ('{"id":"ud800/ud","x":"\\\\ud8zz%s"}', "ud800/ud"),
+        ('{"\\u0069d":7,"\\ud83d\\ude00":"%s"}', 7),
         ('["%s"]', None),
         ('"%s"', None),
     ],
@@ -533,6 +619,28 @@ def test_deep_nesting(plugin: Plugin, nesting: tuple[bytes, ...], depths: tuple[
 
 
 @pytest.mark.parametrize(
+    ("line", "id"),
+    [
+        ('{"id":7,"x":%s}', 7),
+        ('{"action":"x","id":"é","x":%s}', "é"),
+        ('{"action":"x","x":%s,"id":7}', 7),
+        ('{"action":"x","x":[%s,{"id":1}]}', None),
+        ('[{"id":7,"x":%s}]', None),
+        ('{"id":7,"x":"\\ud800","y":%s}', 7),
+    ],
+)
+@pytest.mark.parametrize("inner", ['"]}"', '{"a":"\\\\"}'])
+def test_id_of_a_line_that_is_nested_too_deep(
+    plugin: Plugin, line: str, id: Any, inner: str
+) -> None:
+    deep = "[" * 20_000 + '{"id":5,"x":[' * 1000 + inner + "]}" * 1000 + "]" * 20_000
+    code, found, _ = failure(plugin, (line % deep).encode())
+    assert found == id
+    # From 3.14 on what is too deep depends on the size of the stack.
+    assert code == "invalid-json" or sys.version_info >= (3, 14)
+
+
+@pytest.mark.parametrize(
     "line",
     [
         '{"id":7,"id":7,"action":"nope"}',
@@ -583,6 +691,44 @@ def test_blank_lines_are_ignored(plugin: Plugin, line: bytes) -> None:
 def test_what_json_does_not_call_white_space(plugin: Plugin, line: bytes) -> None:
     (answer,) = answers(plugin, line)
     assert answer["error"]["code"] == "invalid-json"
+
+
+# --- without a descriptor -----------------------------------------------------------------------
+
+MISTAKES: list[tuple[bytes, str, Any]] = [
+    (b'{"id":1,"action":"nope"}', "unknown-action", 1),
+    (b"x", "invalid-json", None),
+    (b'{"id":2,"action":"\\ud800"}', "invalid-json", 2),
+    (b'{"id":3,"action":"\xff"}', "invalid-json", 3),
+    (b'{"id":4,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid-json", 4),
+    (b'{"action":"x","id":5,"payload":"' + b"x" * 300_000 + b'"}', "line-too-long", 5),
+    (b'{"id":6,"x":1}', "invalid-request", 6),
+    (request("websocket-create", {"url": URL, "headers": {"a": 1}}), "invalid-payload", 7),
+    (request("websocket-create", {"url": URL}, b" " * SLICE)[:-2], "invalid-json", None),
+    (request("websocket-send", NUMBERS | {"data": [256]}, b" " * SLICE), "invalid-payload", 7),
+    (request("websocket-create", {"url": "ws://h.example/"}), "forbidden", 7),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
+@pytest.mark.parametrize("limited", ["from the start", "later"])
+def test_mistakes_are_explained_when_no_file_can_be_opened(limited: str) -> None:
+    """What explains them is there before it is needed."""
+    import resource  # not on Windows
+
+    options = ["--max-line", "300000"]
+    shell = ["sh", "-c", 'ulimit -n 10; exec "$@"', "sh", *PLUGIN]
+    with Plugin(*options, command=shell if limited == "from the start" else PLUGIN) as plugin:
+        if limited == "later":
+            plugin.request("plugin-describe")
+            # Not 0: poll() refuses to look at more descriptors than a process may have.
+            pid = plugin.process.pid
+            used = max(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()) + 1
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, used))
+        for line, code, id in MISTAKES:
+            assert failure(plugin, line)[:2] == (code, id)
+        assert plugin.finish() == ([], 0)
+    assert plugin.stderr == b""
 
 
 # --- arraybuffer data ---------------------------------------------------------------------------
@@ -740,15 +886,8 @@ def test_binary_comes_back_as_it_went(data: bytes, binary_type: BinaryType) -> N
     buffer = bytearray()
     MessageEncoder("ws-1", binary_type).append_binary(buffer, data)
     payload = {"id": "ws-1", **json.loads(buffer)["payload"]["payload"]}
-    decoded = decoding.decode_request(request("websocket-send", payload))
-    assert isinstance(decoded, messages.Send | messages.ShortSend)
-    match decoded.payload:
-        case messages.SendArrayBuffer(data=raw):
-            assert decode_bytes(raw) == data
-        case messages.SendNumbers(data=numbers):
-            assert decoding.to_bytes(numbers) == data
-        case other:
-            assert other.data == data
+    decoded = decode_request(request("websocket-send", payload))
+    assert decoded == messages.OutgoingMessage(7, "ws-1", messages.BINARY, data)
 
 
 @given(

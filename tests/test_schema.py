@@ -135,6 +135,30 @@ def test_lines_of_a_transcript(
                     plugin_line.validate(example(line.value))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("url", "ws://h/" + "x" * 8185),
+        ("headers", {f"X-{i}": "" for i in range(256)}),
+        ("protocols", [f"v{i}" for i in range(64)]),
+    ],
+)
+def test_bounds_of_a_create_are_told(
+    field: str, value: Any, host_line: Draft202012Validator
+) -> None:
+    request = {"action": "websocket-create", "payload": {"url": "ws://h/", field: value}}
+    assert host_line.is_valid(request)
+    match value:
+        case str():
+            value += "x"
+        case dict():
+            value["X"] = ""
+        case list():
+            value.append("v")
+    request = {"action": "websocket-create", "payload": {"url": "ws://h/", field: value}}
+    assert not host_line.is_valid(request)
+
+
 CLOSE: dict[str, Any] = {
     "event": "websocket-event",
     "payload": {

@@ -1,98 +1,171 @@
-"""Lines from the host to requests (``messages.py``)."""
+"""Lines from the host to requests (``messages.py``), each finished in one go."""
 
+import functools
 import re
 from collections.abc import Callable
 
 import msgspec
 from msgspec import Raw
 
-from wsplugin.messages import SLICE, WHITE_SPACE, Request, RequestError, ShortRequest
+from wsplugin.encoding import encode
+from wsplugin.messages import (
+    BINARY,
+    MAX_HEADERS,
+    MAX_PROTOCOLS,
+    SLICE,
+    TEXT,
+    WHITE_SPACE,
+    Create,
+    Id,
+    LongCreate,
+    LongLine,
+    OutgoingMessage,
+    Request,
+    RequestError,
+    Send,
+    SendArrayBuffer,
+    SendNumbers,
+    SendText,
+    ShortLine,
+    ShortSend,
+    shorten,
+)
+from wsplugin.mistakes import BLANKS, COLON, STRING, explain, not_utf8
 
-_decode_long: Callable[[bytes | bytearray], Request] = msgspec.json.Decoder(Request).decode
-_decode_short: Callable[[bytes | bytearray], ShortRequest] = msgspec.json.Decoder(
-    ShortRequest
-).decode
+_decode_short: Callable[[bytes | bytearray], ShortLine] = msgspec.json.Decoder(ShortLine).decode
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
 
+# More members than are allowed, each with a comma behind it.
+_MANY_HEADERS = rb"\{(?:%b%b%b%b%b,){%d}" % (
+    *(BLANKS, STRING, COLON, STRING, BLANKS),
+    MAX_HEADERS,
+)
+_MANY_PROTOCOLS = rb"\[(?:%b%b%b,){%d}" % (BLANKS, STRING, BLANKS, MAX_PROTOCOLS)
 
-def decode_request(line: bytes | bytearray) -> Request | ShortRequest | None:
+
+@functools.cache
+def _long_decoder() -> Callable[[bytes | bytearray], LongLine]:
+    # Made with the first long line, since most sessions have none and all have a start.
+    return msgspec.json.Decoder(LongLine).decode
+
+
+def decode_request(line: bytes | bytearray) -> Request | None:
     """Decode one line from the host, without its LF; None for a blank line.
-
-    Leaving the numbers of a message undecoded at first bounds the memory of long lines; for
-    1 KiB it would take 38 microseconds in place of 28.
 
     Raises:
         RequestError: with the id of the request wherever one can be read.
 
     """
     try:
-        return _decode_short(line) if len(line) <= SLICE else _decode_long(line)
+        if len(line) > SLICE:
+            return _decode_long_line(line)
+        request = _decode_short(line)
+        if not isinstance(request, ShortSend):
+            return request
+        payload = request.payload
+        if isinstance(payload, SendText):
+            return OutgoingMessage(request.id, payload.id, TEXT, payload.data.encode())
+        if isinstance(payload, SendNumbers):
+            data = to_bytes(payload.data, request.id)
+            return OutgoingMessage(request.id, payload.id, BINARY, data)
+        return OutgoingMessage(request.id, payload.id, BINARY, payload.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        if not line.strip(WHITE_SPACE):
-            return None
-        from wsplugin.mistakes import explain
+        words = shorten(str(exc))
+    # Only now, when the exception is gone: what it holds of the line may be as long as that.
+    if not line.strip(WHITE_SPACE):
+        return None
+    raise explain(line, words)
 
-        raise explain(line, exc) from None
+
+def _decode_long_line(line: bytes | bytearray) -> Request:
+    """Decode a line that may hold more than should be made objects of.
+
+    Leaving the numbers of a message undecoded at first bounds the memory of long lines; for
+    1 KiB it would take 38 microseconds in place of 28.
+    """
+    request = _long_decoder()(line)
+    if isinstance(request, LongCreate):
+        _check_counts(request)
+        # Written anew, it is what has been counted: a name given twice stands in it once.
+        return msgspec.json.decode(encode(request), type=Create)
+    if not isinstance(request, Send):
+        return request
+    payload = request.payload
+    if isinstance(payload, SendText):
+        return OutgoingMessage(request.id, payload.id, TEXT, payload.data.encode())
+    if isinstance(payload, SendArrayBuffer):
+        data = decode_bytes(payload.data, request.id)
+        return OutgoingMessage(request.id, payload.id, BINARY, data)
+    return OutgoingMessage(request.id, payload.id, BINARY, payload.data)
 
 
-def decode_bytes(data: Raw) -> bytearray:
+def _check_counts(create: LongCreate) -> None:
+    """Refuse too many headers or subprotocols before an object is made of each.
+
+    Raises:
+        RequestError: ``invalid-payload``.
+
+    """
+    for name, limit, members, many in (
+        ("headers", MAX_HEADERS, create.payload.headers, _MANY_HEADERS),
+        ("protocols", MAX_PROTOCOLS, create.payload.protocols, _MANY_PROTOCOLS),
+    ):
+        if re.match(many, members):
+            raise RequestError(
+                "invalid-payload", f"payload.{name}: expected at most {limit}", create.id
+            )
+
+
+def decode_bytes(data: Raw, id: Id = None) -> bytearray:
     """Decode the JSON array of an ``arraybuffer`` message, :data:`SLICE` characters at a time.
+
+    Args:
+        data: the array.
+        id: of the request, for the error.
 
     Raises:
         RequestError: ``invalid-payload``, naming the element.
 
     """
-    try:
-        return _decode_bytes(memoryview(data))
-    except RequestError:
-        from wsplugin.mistakes import not_utf8
-
-        if not_utf8(data):  # which msgspec does not see in what it leaves undecoded
-            raise RequestError("invalid-json", "the line is not UTF-8") from None
-        raise
-
-
-def _decode_bytes(text: memoryview) -> bytearray:
-    if len(text) <= SLICE:
-        return _decode_slice(text, 0)
+    text = memoryview(data)
     message = bytearray()
     start = 0
-    while start < len(text):
-        # Cut behind a comma: without nesting and strings, which are errors anyway, every comma
-        # stands between two elements.
-        stop = start + SLICE
-        comma = -1
-        while stop < len(text) and comma < 0:
-            comma = bytes(text[stop - SLICE : stop]).rfind(b",")
-            stop += SLICE if comma < 0 else comma + 1 - SLICE
-        piece = bytes(text[start:stop])
-        if start:
-            piece = b"[" + piece
-        if comma >= 0:
-            piece = piece[:-1] + b"]"
-        message += _decode_slice(piece, len(message))
-        start = stop
-    return message
-
-
-def _decode_slice(text: memoryview | bytes, offset: int) -> bytearray:
-    """Decode a JSON array of bytes; `offset` is the index of its first element."""
     try:
-        numbers = _decode_numbers(text)
+        while start < len(text):
+            # Cut behind a comma: without nesting and strings, which are errors anyway, every
+            # comma stands between two elements.
+            stop = start + SLICE
+            comma = -1
+            while stop < len(text) and comma < 0:
+                comma = bytes(text[stop - SLICE : stop]).rfind(b",")
+                stop += SLICE if comma < 0 else comma + 1 - SLICE
+            piece = bytes(text[start:stop])
+            if start:
+                piece = b"[" + piece
+            if comma >= 0:
+                piece = piece[:-1] + b"]"
+            message += to_bytes(_decode_numbers(piece), id, len(message))
+            start = stop
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         index = re.search(r"`\$\[(\d+)\]", str(exc))
-        where = f"payload.data[{int(index[1]) + offset}]" if index else "payload.data"
-        raise RequestError(
-            "invalid-payload", f"{where}: expected an array of integers 0 to 255"
-        ) from None
-    return to_bytes(numbers, offset)
+        where = f"payload.data[{int(index[1]) + len(message)}]" if index else "payload.data"
+        error = RequestError(
+            "invalid-payload", f"{where}: expected an array of integers 0 to 255", id
+        )
+    except RequestError as exc:
+        error = exc
+    else:
+        return message
+    if not_utf8(data):  # which msgspec does not see in what it leaves undecoded
+        error = RequestError("invalid-json", "the line is not UTF-8", id)
+    raise error
 
 
-def to_bytes(numbers: list[int], offset: int = 0) -> bytearray:
+def to_bytes(numbers: list[int], id: Id = None, offset: int = 0) -> bytearray:
     """Make bytes of numbers, the first of which is element `offset` of ``payload.data``.
 
     Raises:
-        RequestError: ``invalid-payload``, naming the element.
+        RequestError: ``invalid-payload``, naming the element; `id` is that of the request.
 
     """
     try:
@@ -101,5 +174,5 @@ def to_bytes(numbers: list[int], offset: int = 0) -> bytearray:
     except (ValueError, OverflowError):
         at = next(i for i, number in enumerate(numbers) if not 0 <= number <= 255)
     raise RequestError(
-        "invalid-payload", f"payload.data[{at + offset}]: expected an integer 0 to 255"
+        "invalid-payload", f"payload.data[{at + offset}]: expected an integer 0 to 255", id
     )

@@ -4,14 +4,19 @@ from collections.abc import Iterator
 from typing import Final
 
 from wsplugin.messages import RequestError
+from wsplugin.mistakes import ID_WITHIN, too_long
 
 BOM: Final = b"\xef\xbb\xbf"
-# How much of a line that is too long is kept to find its id in.
-ID_WITHIN: Final = 65_536
+# How much of a line that is too long is kept to find its id in, whatever the limit: a little more
+# than it is searched for, as what comes behind an id tells that it is whole.
+KEPT: Final = ID_WITHIN + 64
 
 
 class Lines:
-    """Splits a stream into lines, holding no more of it than one line of `max_line` bytes."""
+    """Splits a stream into lines, holding no more of it than one line of `max_line` bytes.
+
+    Of a line that is longer it holds the beginning, :data:`KEPT` bytes.
+    """
 
     def __init__(self, max_line: int) -> None:
         self._max_line = max_line
@@ -44,16 +49,14 @@ class Lines:
             line = line.removeprefix(BOM)
         if self._skipping:
             self._skipping = False
-            from wsplugin.mistakes import too_long
-
             return too_long(line, self._max_line)
         return line
 
     def _hold(self, part: bytes) -> None:
+        if not self._skipping:
+            self._held += part
+            self._skipping = len(self._held) > self._max_line
+        elif len(self._held) < KEPT:
+            self._held += part
         if self._skipping:
-            return
-        self._held += part
-        if len(self._held) > self._max_line:
-            self._skipping = True
-            # Enough to find an id at the beginning of the line.
-            del self._held[ID_WITHIN:]
+            del self._held[KEPT:]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from wsplugin.connection import GRACE, Connection, Ending, not_open
-from wsplugin.decoding import decode_bytes, decode_request, to_bytes
+from wsplugin.decoding import decode_request
 from wsplugin.encoding import encode_answer, encode_done, encode_error
 from wsplugin.messages import (
     ACTIONS,
@@ -27,14 +27,9 @@ from wsplugin.messages import (
     Description,
     Id,
     Limits,
+    OutgoingMessage,
     Request,
     RequestError,
-    Send,
-    SendArrayBuffer,
-    SendNumbers,
-    SendText,
-    ShortRequest,
-    ShortSend,
 )
 from wsplugin.output import Output
 from wsplugin.places import Places
@@ -46,10 +41,6 @@ if TYPE_CHECKING:
     from wsplugin.network.opening import Dialer
 
 logger = logging.getLogger(__name__)
-
-# RFC 6455 section 11.8.
-TEXT: Final = 1
-BINARY: Final = 2
 
 BACKGROUND: Final = Ending(1001, "application entered background", "background")
 SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
@@ -101,7 +92,10 @@ class Manager:
             id = request.id
             if self._stopped:
                 raise RequestError("shutting-down", "the plugin is ending")
-            self._dispatch(request)
+            if isinstance(request, OutgoingMessage):  # asked first, as it is what comes most
+                self._send(request)
+            else:
+                self._dispatch(request)
         except RequestError as error:
             self.output.write(encode_error(error, error.id if id is None else id))
         except Exception as exc:  # noqa: BLE001 - the next line must work, whatever it was
@@ -133,10 +127,8 @@ class Manager:
 
     # --- actions ---
 
-    def _dispatch(self, request: Request | ShortRequest) -> None:
+    def _dispatch(self, request: Request) -> None:
         match request:
-            case ShortSend() | Send():
-                self._send(request)
             case Create():
                 self._create(request)
             case Close():
@@ -146,21 +138,11 @@ class Manager:
             case Describe():
                 self._describe(request)
 
-    def _send(self, request: Send | ShortSend) -> None:
-        payload = request.payload
-        data: bytes | bytearray
-        if isinstance(payload, SendText):
-            opcode, data = TEXT, payload.data.encode()
-        elif isinstance(payload, SendNumbers):
-            opcode, data = BINARY, to_bytes(payload.data)
-        elif isinstance(payload, SendArrayBuffer):
-            opcode, data = BINARY, decode_bytes(payload.data)
-        else:
-            opcode, data = BINARY, payload.data
-        connection = self._find(payload.id)
+    def _send(self, message: OutgoingMessage) -> None:
+        connection = self._find(message.connection)
         if connection is None:
-            raise not_open(payload.id)
-        connection.send(request.id, opcode, data)
+            raise not_open(message.connection)
+        connection.send(message.id, message.opcode, message.data)
         self._batched[connection] = None
 
     def _create(self, request: Create) -> None:

@@ -1,9 +1,9 @@
 """The wire contract as types: every line in both directions.
 
-A line from the host is one of the five requests of :data:`Request`; a line to the host is an
-answer or an event. ``decoding.py`` and ``encoding.py`` turn them from and to JSON, and
-``wsplugin --schema`` is generated from them (``schema.py``), so what is decoded, what is encoded
-and what is documented cannot differ.
+A line from the host is one of the five of :data:`HostLine`; a line to the host is an answer or an
+event. ``decoding.py`` and ``encoding.py`` turn them from and to JSON, and ``wsplugin --schema`` is
+generated from them (``schema.py``), so what is decoded, what is encoded and what is documented
+cannot differ. A line that has been decoded is a :data:`Request`.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -15,6 +15,15 @@ PROTOCOL: Final = 1
 # Lists longer than this are decoded and encoded slice by slice: a list needs eight bytes for
 # every byte of the message, so an 8 MiB message would need 64 MiB more at once.
 SLICE: Final = 65_536
+
+# How much of one line a create may ask for, so that what it costs is known before it is done.
+MAX_URL: Final = 8_192
+MAX_HEADERS: Final = 256
+MAX_PROTOCOLS: Final = 64
+
+# Opcodes of messages (RFC 6455 section 11.8).
+TEXT: Final = 1
+BINARY: Final = 2
 
 # What JSON calls white space (RFC 8259 section 2); a line of nothing else is blank.
 WHITE_SPACE: Final = b" \t\r\n"
@@ -29,9 +38,9 @@ GivenId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str
 TOKEN_PATTERN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"  # noqa: S105 - no password
 
 
-def _documented(**schema: Any) -> Meta:
+def _documented(max_length: int | None = None, **schema: Any) -> Meta:
     # What policy.py checks with better messages, and the schema tells too.
-    return Meta(extra_json_schema=schema)
+    return Meta(max_length=max_length, extra_json_schema=schema)
 
 
 BinaryType = Literal["arraybuffer", "base64"]
@@ -40,17 +49,25 @@ BinaryType = Literal["arraybuffer", "base64"]
 class CreatePayload(Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
     """Payload of ``websocket-create``. ``timeout`` is in milliseconds."""
 
-    url: Annotated[str, _documented(pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$")]
+    url: Annotated[str, _documented(MAX_URL, pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$")]
     headers: Annotated[
         dict[str, Annotated[str, _documented(pattern="^[ -~\u00a0-\u00ff]*$")]],
-        _documented(propertyNames={"pattern": TOKEN_PATTERN}),
+        _documented(MAX_HEADERS, propertyNames={"pattern": TOKEN_PATTERN}),
     ] = {}
     protocols: Annotated[
-        list[Annotated[str, _documented(pattern=TOKEN_PATTERN)]], _documented(uniqueItems=True)
+        list[Annotated[str, _documented(pattern=TOKEN_PATTERN)]],
+        _documented(MAX_PROTOCOLS, uniqueItems=True),
     ] = []
     timeout: Annotated[int, Meta(ge=1, le=3_600_000)] | UnsetType = UNSET
     per_message_deflate: bool = True
     binary_type: BinaryType = "arraybuffer"
+
+
+class LongCreatePayload(CreatePayload, frozen=True):
+    """The same as :class:`CreatePayload` for long lines: what may be many is left undecoded."""
+
+    headers: Raw = Raw(b"{}")  # type: ignore[assignment]
+    protocols: Raw = Raw(b"[]")  # type: ignore[assignment]
 
 
 class SendText(
@@ -131,6 +148,15 @@ class Create(
     id: Id = None
 
 
+class LongCreate(
+    Struct, tag_field="action", tag="websocket-create", forbid_unknown_fields=True, frozen=True
+):
+    """The same as :class:`Create`, for long lines."""
+
+    payload: LongCreatePayload
+    id: Id = None
+
+
 class Send(
     Struct, tag_field="action", tag="websocket-send", forbid_unknown_fields=True, frozen=True
 ):
@@ -176,8 +202,19 @@ class Describe(
     id: Id = None
 
 
-Request = Create | Send | Close | Background | Describe
-ShortRequest = Create | ShortSend | Close | Background | Describe
+class OutgoingMessage(Struct, frozen=True, gc=False):
+    """What a ``websocket-send`` asks for, ready to go down to the server."""
+
+    id: Id
+    connection: str
+    opcode: int
+    data: bytes | bytearray
+
+
+HostLine = Create | Send | Close | Background | Describe
+ShortLine = Create | ShortSend | Close | Background | Describe
+LongLine = LongCreate | Send | Close | Background | Describe
+Request = Create | OutgoingMessage | Close | Background | Describe
 ACTIONS: Final = (
     "websocket-create",
     "websocket-send",
@@ -350,6 +387,11 @@ class Event(Struct, tag_field="event", tag="websocket-event", frozen=True):
     """The line that carries an event."""
 
     payload: OpenEvent | MessageEvent | ErrorEvent | CloseEvent
+
+
+def shorten(text: str) -> str:
+    """Cut the middle out of what an error message repeats of a line, which may be all of it."""
+    return text if len(text) <= 256 else f"{text[:127]}…{text[-128:]}"
 
 
 class RequestError(Exception):

@@ -11,7 +11,7 @@ from wsplugin.messages import (
     DoneAnswer,
     ErrorAnswer,
     Event,
-    Request,
+    HostLine,
 )
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -20,7 +20,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """Return one schema; ``$defs/HostLine`` and ``$defs/PluginLine`` are the two directions."""
     (host, *plugin), components = msgspec.json.schema_components(
-        [Request, DoneAnswer, CreateAnswer, DescribeAnswer, ErrorAnswer, Event],
+        [HostLine, DoneAnswer, CreateAnswer, DescribeAnswer, ErrorAnswer, Event],
         ref_template="#/$defs/{name}",
     )
     definitions = {name: _plain(components[name]) for name in sorted(components)}
