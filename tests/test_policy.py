@@ -7,6 +7,7 @@ really arrives.
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -143,6 +144,31 @@ def test_a_url_is_parsed_or_refused_and_what_passes_is_plain(tail: str) -> None:
 )
 def test_good_url_and_its_one_form(url: str, normal: str) -> None:
     assert parse_url(url).url == normal
+
+
+def host_of(size: int, letter: str = "a") -> str:
+    """Return a host of so many characters, in labels that are short enough."""
+    return ("." + letter * 40)[::-1] * (size // 41) + letter * (size % 41)
+
+
+@pytest.mark.parametrize("dot", ["", ".", "。"])
+def test_host_of_253_characters(dot: str) -> None:
+    assert len(parse_url(f"wss://{host_of(253)}{dot}:443/").host.rstrip(".")) == 253
+
+
+@pytest.mark.parametrize("dot", ["", ".", "。"])
+@pytest.mark.parametrize("letter", ["a", "é", "中", "\u00ad", "1"])
+@pytest.mark.parametrize("size", [254, 255, 8000])
+def test_host_of_more_than_253_characters(size: int, letter: str, dot: str) -> None:
+    """Counted before anything is made of it, which takes IDNA a time with the square of it."""
+    message = refusal(parse_url, f"wss://{host_of(size, letter)}{dot}:443/")[1]
+    assert message == "payload.url: the host is longer than 253 characters"
+
+
+@pytest.mark.parametrize("digits", ["65536", "0", "000", "100000", "9" * 5000, "65536000"])
+def test_port_out_of_range(digits: str) -> None:
+    message = refusal(parse_url, f"wss://h:{digits}/")[1]
+    assert message == "payload.url: the port must be 1 to 65535"
 
 
 LOOPBACK = [
@@ -336,6 +362,12 @@ def test_header_of_the_handshake_itself(name: str, change: Any) -> None:
     code, message = refusal(check_headers, {"X-A": "1", name: "x"})
     assert code == "invalid-payload"
     assert message.startswith(f"payload.headers[{json.dumps(name)}]: ")
+
+
+def test_a_long_header_name_is_not_repeated_whole() -> None:
+    message = refusal(check_headers, {"a" * 10**6 + " b": "x"})[1]
+    assert len(message) < 400
+    assert re.match(r'payload\.headers\["a+…a+ b"\]: ', message)
 
 
 @pytest.mark.parametrize("name", NO_TOKENS)

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from wsplugin.encoding import encode
-from wsplugin.messages import TOKEN_PATTERN, RequestError
+from wsplugin.messages import TOKEN_PATTERN, RequestError, shorten
 from wsplugin.settings import Settings
 
 DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
+# RFC 1035 section 2.3.4, as text and without a trailing dot.
+MAX_HOST: Final = 253
+MAX_LABEL: Final = 63
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
@@ -29,6 +32,9 @@ _OWN_HEADERS: Final = {
     "transfer-encoding",
 }
 
+
+# What IDNA takes for the dot between labels (RFC 3490 section 3.1).
+_DOTS = "[.\u3002\uff0e\uff61]"
 
 # RFC 3986 section 2.2, and "%": what has been escaped already is not escaped again.
 _URL_CHARACTERS: Final = "%:/?#[]@!$&'()*+,;="
@@ -62,39 +68,40 @@ def parse_url(url: str) -> Target:
             secrets.
 
     """
-    # Before parsing: urllib strips some of these and would judge another URL than was given.
-    if re.search(r"[\x00-\x20\x7f-\xa0]|\s", url):
+    if re.search(r"[\x00-\x20\x7f-\xa0\s]", url):
         raise _invalid_url("control characters and blanks are not allowed")
     if "#" in url:
         raise _invalid_url("a fragment is not allowed")
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port
-        host = parts.hostname or ""
-    except ValueError:
-        raise _invalid_url("not a valid URL") from None
-    if parts.scheme not in DEFAULT_PORTS:
-        raise _invalid_url("the scheme must be ws or wss")
-    if "@" in parts.netloc:
+    # Not urllib.parse.urlsplit(), which normalises the authority, in a time that grows with the
+    # square of its length, before there is a host whose length could be looked at.
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    if scheme not in DEFAULT_PORTS:
+        raise _invalid_url("the scheme must be ws or wss, and :// behind it")
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
         raise _invalid_url(
             "user information is not allowed: give credentials in an Authorization header"
         )
-    if not host:
-        raise _invalid_url("the host is missing")
-    if port == 0:
-        raise _invalid_url("port 0 cannot be connected to")
-    if not re.fullmatch(r"(\[[^\[\]]*\]|[^\[\]:]*)(:[0-9]*)?", parts.netloc, re.ASCII):
+    place = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::([0-9]*))?", authority, re.ASCII)
+    if place is None:
         raise _invalid_url("not a valid host and port")
-    host, address = _normalize_host(host, bracketed=parts.netloc.startswith("["))
-    if port is None:
-        port = DEFAULT_PORTS[parts.scheme]
+    brackets, name, digits = place.groups()
+    if not (brackets or name):
+        raise _invalid_url("the host is missing")
+    # No more digits than tell that it is too large: int() refuses thousands in its own words.
+    port = int(digits.lstrip("0")[:6] or "0") if digits else DEFAULT_PORTS[scheme]
+    if not 1 <= port <= 65_535:
+        raise _invalid_url("the port must be 1 to 65535")
+    host, address = _normalize_host((brackets or name).lower(), bracketed=bool(brackets))
     authority = f"[{host}]" if ":" in host else host
-    if port != DEFAULT_PORTS[parts.scheme]:
+    if port != DEFAULT_PORTS[scheme]:
         authority += f":{port}"
-    path = urllib.parse.quote(parts.path, safe=_URL_CHARACTERS)
-    query = urllib.parse.quote(parts.query, safe=_URL_CHARACTERS)
-    normal = f"{parts.scheme}://{authority}{path or '/'}{'?' + query if query else ''}"
-    return Target(normal, parts.scheme == "wss", host, port, address)
+    path = urllib.parse.quote(slash + path, safe=_URL_CHARACTERS) or "/"
+    query = urllib.parse.quote(query, safe=_URL_CHARACTERS)
+    normal = f"{scheme}://{authority}{path}{'?' + query if query else ''}"
+    return Target(normal, scheme == "wss", host, port, address)
 
 
 def _invalid_url(why: str) -> RequestError:
@@ -107,6 +114,8 @@ def _normalize_host(host: str, *, bracketed: bool) -> tuple[str, str | None]:
     Names are brought to ASCII first: IDNA maps full-width digits and dots to plain ones, so that
     what looks like a name can be an address.
     """
+    if len(host) > MAX_HOST + bool(re.match(_DOTS, host[-1:])):
+        raise _invalid_url(f"the host is longer than {MAX_HOST} characters")
     if bracketed:
         try:
             address = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host))
@@ -114,13 +123,10 @@ def _normalize_host(host: str, *, bracketed: bool) -> tuple[str, str | None]:
             raise _invalid_url("not a valid IPv6 address") from None
         return address, address
     if not host.isascii():
-        try:
-            host = host.encode("idna").decode().lower()
-        except UnicodeError:
-            raise _invalid_url("not a valid international host name") from None
+        host = _to_ascii(host)
     name = host.removesuffix(".")
     labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(name) > MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
         raise _invalid_url("not a valid host name")
     if not _NUMBER.fullmatch(labels[-1]):
         return host, None
@@ -130,6 +136,23 @@ def _normalize_host(host: str, *, bracketed: bool) -> tuple[str, str | None]:
     except OSError:
         raise _invalid_url("not a valid IPv4 address") from None
     return address, address
+
+
+def _to_ascii(host: str) -> str:
+    """Write an international name as domain names are looked up (IDNA 2003, RFC 3490)."""
+    from encodings.idna import nameprep
+    from unicodedata import normalize
+
+    # Before the codec, which takes a time that grows with the square of a label's length. One
+    # character may stand for eighteen; of those given no more than all can have no meaning.
+    if len(normalize("NFKC", host)) > 2 * MAX_HOST:
+        raise _invalid_url(f"the host is longer than {MAX_HOST} characters")
+    try:
+        if any(len(nameprep(label)) > MAX_LABEL for label in re.split(_DOTS, host)):
+            raise _invalid_url(f"a label of the host is longer than {MAX_LABEL} characters")
+        return host.encode("idna").decode().lower()
+    except UnicodeError:
+        raise _invalid_url("not a valid international host name") from None
 
 
 def is_loopback(address: str) -> bool:
@@ -218,12 +241,14 @@ def check_headers(headers: Mapping[str, str]) -> None:
             why = "this header cannot be set"
         elif lower in seen:
             why = "the name is given twice (case does not matter)"
-        elif re.search(r"[\x00-\x1f\x7f-\x9f]|[^\x00-\xff]", value):
+        elif re.search(r"[^ -~\xa0-\xff]", value):
             why = "the value must be Latin-1 without control characters"
         else:
             seen.add(lower)
             continue
-        raise RequestError("invalid-payload", f"payload.headers[{encode(name).decode()}]: {why}")
+        raise RequestError(
+            "invalid-payload", f"payload.headers[{encode(shorten(name)).decode()}]: {why}"
+        )
 
 
 def check_protocols(protocols: Iterable[str]) -> None:
