@@ -4,23 +4,19 @@ What is wrong in itself is ``invalid-payload``; what the host's options refuse i
 """
 
 import re
-import socket
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from wsplugin.encoding import encode
+from wsplugin.hosts import normalize_host
+from wsplugin.hosts import parse_host_pattern as parse_host_pattern
 from wsplugin.messages import TOKEN_PATTERN, RequestError, shorten
 from wsplugin.settings import Settings
 
 DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
-# RFC 1035 section 2.3.4, as text and without a trailing dot.
-MAX_HOST: Final = 253
-MAX_LABEL: Final = 63
 
 _TOKEN = re.compile(TOKEN_PATTERN)
-_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 # Headers of the opening handshake itself, and the one that the specification withholds.
 _OWN_HEADERS: Final = {
@@ -32,9 +28,6 @@ _OWN_HEADERS: Final = {
     "transfer-encoding",
 }
 
-
-# What IDNA takes for the dot between labels (RFC 3490 section 3.1).
-_DOTS = "[.\u3002\uff0e\uff61]"
 
 # RFC 3986 section 2.2, and "%": what has been escaped already is not escaped again.
 _URL_CHARACTERS: Final = "%:/?#[]@!$&'()*+,;="
@@ -94,7 +87,10 @@ def parse_url(url: str) -> Target:
     port = int(digits.lstrip("0")[:6] or "0") if digits else DEFAULT_PORTS[scheme]
     if not 1 <= port <= 65_535:
         raise _invalid_url("the port must be 1 to 65535")
-    host, address = _normalize_host((brackets or name).lower(), bracketed=bool(brackets))
+    try:
+        host, address = normalize_host((brackets or name).lower(), bracketed=bool(brackets))
+    except ValueError as exc:
+        raise _invalid_url(str(exc)) from None
     authority = f"[{host}]" if ":" in host else host
     if port != DEFAULT_PORTS[scheme]:
         authority += f":{port}"
@@ -106,53 +102,6 @@ def parse_url(url: str) -> Target:
 
 def _invalid_url(why: str) -> RequestError:
     return RequestError("invalid-payload", f"payload.url: {why}")
-
-
-def _normalize_host(host: str, *, bracketed: bool) -> tuple[str, str | None]:
-    """Return the host as it will be looked up, and the address if it is one.
-
-    Names are brought to ASCII first: IDNA maps full-width digits and dots to plain ones, so that
-    what looks like a name can be an address.
-    """
-    if len(host) > MAX_HOST + bool(re.match(_DOTS, host[-1:])):
-        raise _invalid_url(f"the host is longer than {MAX_HOST} characters")
-    if bracketed:
-        try:
-            address = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host))
-        except (OSError, ValueError):
-            raise _invalid_url("not a valid IPv6 address") from None
-        return address, address
-    if not host.isascii():
-        host = _to_ascii(host)
-    name = host.removesuffix(".")
-    labels = name.split(".")
-    if len(name) > MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
-        raise _invalid_url("not a valid host name")
-    if not _NUMBER.fullmatch(labels[-1]):
-        return host, None
-    # The resolver takes 0x7f.1 and 2130706433 for addresses, so they are judged as such.
-    try:
-        address = socket.inet_ntoa(socket.inet_aton(name))
-    except OSError:
-        raise _invalid_url("not a valid IPv4 address") from None
-    return address, address
-
-
-def _to_ascii(host: str) -> str:
-    """Write an international name as domain names are looked up (IDNA 2003, RFC 3490)."""
-    from encodings.idna import nameprep
-    from unicodedata import normalize
-
-    # Before the codec, which takes a time that grows with the square of a label's length. One
-    # character may stand for eighteen; of those given no more than all can have no meaning.
-    if len(normalize("NFKC", host)) > 2 * MAX_HOST:
-        raise _invalid_url(f"the host is longer than {MAX_HOST} characters")
-    try:
-        if any(len(nameprep(label)) > MAX_LABEL for label in re.split(_DOTS, host)):
-            raise _invalid_url(f"a label of the host is longer than {MAX_LABEL} characters")
-        return host.encode("idna").decode().lower()
-    except UnicodeError:
-        raise _invalid_url("not a valid international host name") from None
 
 
 def is_loopback(address: str) -> bool:
@@ -197,26 +146,6 @@ def check_policy(target: Target, settings: Settings) -> None:
         )
     if settings.block_private and target.address and not is_public(target.address):
         raise RequestError("forbidden", "the address is not public (--block-private)")
-
-
-def parse_host_pattern(pattern: str) -> str:
-    """Check and normalise a value of ``--allow-host``: a host name, an address, or ``*.domain``.
-
-    Raises:
-        ValueError: it is neither.
-
-    """
-    domain = pattern.removeprefix("*.").lower()
-    bracketed = domain.startswith("[") and domain.endswith("]")
-    try:
-        host, address = _normalize_host(
-            domain[1:-1] if bracketed else domain, bracketed=bracketed or ":" in domain
-        )
-    except RequestError as exc:
-        raise ValueError(exc.message.removeprefix("payload.url: ")) from None
-    if pattern.startswith("*.") and address:
-        raise ValueError("an address has no subdomains")
-    return ("*." if pattern.startswith("*.") else "") + host.removesuffix(".")
 
 
 def matches_host(host: str, pattern: str) -> bool:
