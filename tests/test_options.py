@@ -81,14 +81,15 @@ def test_ca_file(tmp_path: Path) -> None:
     assert settings == Settings(ca_file=str(file))
 
 
+NO_WHOLE = ("", "0", "-1", "1.5", "x", "1e3", "٣", "1_000", "+1", " 1", "9" * 16, "9" * 5000)
 NO_SECONDS = ("", "x", "-1", "nan", "inf", "-inf", "1e99", "1,5", "0x10", "5s", "1 2")
 NO_SIZE = (
     "", "0", "-1", "1.5", "x", "1kib", "1KB", "1K", "KiB", "1 KiB", "1TiB", "0KiB", "1e3", "٣",
-    "1\n", "1_000", "+1",
+    "1\n", "1_000", "+1", "9999999GiB", "9" * 16,
 )  # fmt: skip
 
 BAD: dict[str, tuple[str, ...]] = {
-    "--max-connections": ("", "0", "-1", "1.5", "x", "1e3", "٣", "1_000", "+1", " 1", "9" * 5000),
+    "--max-connections": NO_WHOLE,
     "--open-timeout": ("0", "-0", "0.0", *NO_SECONDS),
     "--close-timeout": ("0", *NO_SECONDS),
     "--ping-interval": NO_SECONDS,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from wsplugin.network.proxies import InvalidProxy, choose, from_environment, is_exempt, parse
+from wsplugin.network.proxies import choose, from_environment, is_exempt
+from wsplugin.network.proxy_url import InvalidProxy, parse
 from wsplugin.policy import parse_url
 from wsplugin.settings import Settings
 

@@ -1,14 +1,32 @@
-"""What the host decides on the command line: limits, timeouts, network policy. Plain values."""
+"""What the host decides: limits, timeouts, network policy.
 
-from typing import Final
+Plain values, checked and brought to one form where they are made, so that whoever has settings
+has good ones, from the command line or from a program.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from wsplugin.hosts import parse_host_pattern
 
 MIB: Final = 2**20
 
+# plugin-describe tells the limits, and JavaScript reads no larger number exactly.
+MOST: Final = 2**53 - 1
+LONGEST: Final = 1_000_000_000
+
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Options of the plugin with their defaults; sizes in bytes, times in seconds."""
+    """Options of the plugin with their defaults; sizes in bytes, times in seconds.
+
+    Raises:
+        ValueError: one of them is wrong; the message begins with its name and a colon.
+
+    """
 
     max_connections: int = 5
     open_timeout: float = 10
@@ -19,9 +37,104 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_line: int = 64 * MIB
     max_send_buffer: int = 16 * MIB
     allow_hosts: tuple[str, ...] = ()
+    """Each a host name, an address, or ``*.`` and a domain; none allows all."""
     allow_insecure: bool = False
     block_private: bool = False
     ca_file: str | None = None
     proxy: str | None = None
     """URL of the proxy, or ``"none"``; None takes the system's."""
     linger: float = 0
+
+    def __post_init__(self) -> None:
+        for name, check in CHECKS.items():
+            try:
+                force_setattr(self, name, check(getattr(self, name)))
+            except ValueError as exc:
+                raise ValueError(f"{name}: {exc}") from None
+
+
+def _whole(value: Any) -> int:
+    # A bool is an int to Python, and max_connections=True no number of connections.
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise ValueError(f"expected a whole number from 1 to {MOST}")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    # Not the other way round: whatever NaN is compared with, the answer is no.
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST:
+        return value
+    raise ValueError(f"expected a number of seconds from 0 to {LONGEST}")
+
+
+def _some_seconds(value: Any) -> float:
+    if not (seconds := _seconds(value)):
+        raise ValueError("expected more than 0 seconds")
+    return seconds
+
+
+def _flag(value: Any) -> bool:
+    # "no" would count as yes.
+    if not isinstance(value, bool):
+        raise ValueError("expected True or False")
+    return value
+
+
+def _host_patterns(value: Any) -> tuple[str, ...]:
+    # A string is a sequence of strings as well, but "a.b" is not meant to allow "a" and "b".
+    if not isinstance(value, tuple | list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("expected a tuple of host names")
+    try:
+        return tuple(map(parse_host_pattern, value))
+    except ValueError as exc:
+        raise ValueError(f"expected a host name, or *. and a domain: {exc}") from None
+
+
+def _ca_file(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError("expected the name of a file")
+    try:
+        from wsplugin.network.tls import check_ca_file
+    except ImportError:
+        raise ValueError("this Python was built without TLS") from None
+    check_ca_file(value)
+    return value
+
+
+def _proxy(value: Any) -> str | None:
+    if value is None:
+        return None
+    # The parser strips blanks, and others would read another URL than it.
+    if isinstance(value, str) and not re.search(r"[\x00-\x20\x7f]", value):
+        if value == "none":
+            return value
+        from wsplugin.network.proxy_url import InvalidProxy, parse
+
+        try:
+            parse(value)
+        except InvalidProxy:
+            pass  # what it may be is said below, once for all
+        else:
+            return value
+    raise ValueError("expected none or a URL with http, https, socks4, socks4a, socks5 or socks5h")
+
+
+CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
+    "max_connections": _whole,
+    "open_timeout": _some_seconds,
+    "close_timeout": _some_seconds,
+    "ping_interval": _seconds,
+    "ping_timeout": _seconds,
+    "max_message_size": _whole,
+    "max_line": _whole,
+    "max_send_buffer": _whole,
+    "allow_hosts": _host_patterns,
+    "allow_insecure": _flag,
+    "block_private": _flag,
+    "ca_file": _ca_file,
+    "proxy": _proxy,
+    "linger": _seconds,
+}
+"""What brings each field to its one form, or says in words why it cannot be; by name."""

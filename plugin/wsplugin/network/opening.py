@@ -29,6 +29,7 @@ from wsplugin.network import addresses, names, proxies
 from wsplugin.network.compression import DeflateFactory
 from wsplugin.network.exchange import EndOfStream, Exchange
 from wsplugin.network.names import Address
+from wsplugin.network.proxy_url import InvalidProxy
 from wsplugin.network.response import SWITCHING_PROTOCOLS, BadResponse, fields
 from wsplugin.network.wire import Listener, Wire
 from wsplugin.policy import Target, is_public
@@ -319,7 +320,7 @@ class Attempt:
         where = f"{self._target.host}:{self._target.port}"
         if isinstance(exc, Failed):
             return exc.payload
-        if isinstance(exc, proxies.InvalidProxy):
+        if isinstance(exc, InvalidProxy):
             return ErrorPayload(f"the proxy's URL is not valid: {exc}", "proxy-error")
         handshake = f"the opening handshake with {where} failed"
         match self._phase:

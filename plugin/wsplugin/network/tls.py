@@ -32,3 +32,24 @@ def describe(exc: BaseException) -> str | None:
             return exc.reason or (os.strerror(exc.errno) if exc.errno else "TLS failed")
         case _:
             return None
+
+
+def check_ca_file(path: str) -> None:
+    """See to it that a file of certificates can be used, before a connection needs it.
+
+    Raises:
+        ValueError: it cannot be read, or holds no certificate.
+
+    """
+    # Not context(), which remembers: a file that has gone since then would pass.
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        made.load_verify_locations(path)
+        # Revocation lists alone are taken for good by OpenSSL, and nobody would be trusted.
+        usable = made.cert_store_stats()["x509"] > 0
+    except ssl.SSLError:
+        usable = False
+    except OSError as exc:
+        raise ValueError(f"cannot read {path}: {exc.strerror}") from None
+    if not usable:
+        raise ValueError(f"no usable certificates in {path}")
