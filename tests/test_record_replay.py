@@ -469,7 +469,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else() -> None:
             assert plugin.request("app-background", id=id) == {"id": id, "response": {}}
         assert plugin.finish() == ([], 0)
     assert plugin.stderr.count(b"\n") == 1
-    assert plugin.stderr.startswith(b"WARNING wsplugin.recording.record: recording has ended: ")
+    assert b"Z WARNING wsplugin.recording.record: recording has ended: " in plugin.stderr
 
 
 # --- secrets ----------------------------------------------------------------------------------

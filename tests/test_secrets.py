@@ -236,101 +236,115 @@ def test_lines_that_are_no_requests(plugin: Plugin, line: str) -> None:
     assert found(error["errMsg"]) == []
 
 
+def meet_servers_of_every_kind(plugin: Plugin, listener: Listener) -> list[Any]:
+    """Succeed and fail in many ways, with secrets everywhere; return lines from the plugin.
+
+    The plugin takes lines of 10,000 bytes and messages of 1,000.
+    """
+    lines: list[Any] = []
+    # Everything goes well.
+    id, peer = listener.open(plugin, f"Set-Cookie: {HEADER}", **OPTIONS)
+    with peer:
+        for message in (
+            {"type": "text", "data": TEXT_DATA},
+            {"type": "arraybuffer", "data": [*BINARY_DATA.encode()]},
+            {"type": "base64", "data": base64.b64encode(BINARY_DATA.encode()).decode()},
+        ):
+            plugin.request("websocket-send", {"id": id, **message})
+            peer.read_frame()
+        peer.send(frame(TEXT, TEXT_DATA.encode()) + frame(BINARY, BINARY_DATA.encode()))
+        peer.send(frame(9, TEXT_DATA.encode()))
+        plugin.event(id, "message")
+        plugin.event(id, "message")
+        plugin.request("websocket-close", {"id": id, "reason": REASON})
+        peer.expect_close(1000, REASON)
+        peer.send(close_frame(1000, REASON))
+        peer.sock.shutdown(socket.SHUT_RDWR)
+        plugin.event(id, "close")
+    # The server closes.
+    id, peer = listener.open(plugin, **OPTIONS)
+    with peer:
+        peer.send(close_frame(4000, REASON))
+        peer.expect_close()
+        peer.sock.shutdown(socket.SHUT_RDWR)
+        plugin.event(id, "close")
+    # The server refuses, breaks off, breaks the protocol, sends too much.
+    for act in (
+        lambda p: (p.read_request(), p.send(f"HTTP/1.1 403 {HEADER}\r\n\r\n".encode())),
+        lambda p: p.reset(),
+        lambda p: p.handshake(glued=BAD_FRAMES["bad UTF-8"]),
+        lambda p: p.handshake(glued=BAD_FRAMES["too big"]),
+        lambda p: p.handshake(glued=BAD_FRAMES["close with a bad code"]),
+    ):
+        id = plugin.create(url(listener), **OPTIONS)
+        with listener.accept() as peer:
+            act(peer)
+        while lines[-1:] != [id]:
+            line = plugin.read()
+            lines.append(line)
+            if line["payload"]["name"] == "close":
+                lines.append(id)
+    lines += [plugin.request("websocket-create", payload) for payload in WRONG_REQUESTS]
+    plugin.write(b'{"id":1,"x":"' + TEXT_DATA.encode() * 1000 + b'"}\n')
+    lines.append(plugin.read())
+    return [line for line in lines if isinstance(line, dict)]
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_log_at_any_level_holds_a_secret(level: str) -> None:
-    """Successes and failures of many kinds in one run."""
-    lines: list[Any] = []
     options = ("--log-level", level, "--max-line", "10000", "--max-message-size", "1000")
     with Plugin(*options) as plugin, Listener() as listener:
-        # Everything goes well.
-        id, peer = listener.open(plugin, f"Set-Cookie: {HEADER}", **OPTIONS)
-        with peer:
-            for message in (
-                {"type": "text", "data": TEXT_DATA},
-                {"type": "arraybuffer", "data": [*BINARY_DATA.encode()]},
-                {"type": "base64", "data": base64.b64encode(BINARY_DATA.encode()).decode()},
-            ):
-                plugin.request("websocket-send", {"id": id, **message})
-                peer.read_frame()
-            peer.send(frame(TEXT, TEXT_DATA.encode()) + frame(BINARY, BINARY_DATA.encode()))
-            peer.send(frame(9, TEXT_DATA.encode()))
-            plugin.event(id, "message")
-            plugin.event(id, "message")
-            plugin.request("websocket-close", {"id": id, "reason": REASON})
-            peer.expect_close(1000, REASON)
-            peer.send(close_frame(1000, REASON))
-            peer.sock.shutdown(socket.SHUT_RDWR)
-            plugin.event(id, "close")
-        # The server closes.
-        id, peer = listener.open(plugin, **OPTIONS)
-        with peer:
-            peer.send(close_frame(4000, REASON))
-            peer.expect_close()
-            peer.sock.shutdown(socket.SHUT_RDWR)
-            plugin.event(id, "close")
-        # The server refuses, breaks off, breaks the protocol, sends too much.
-        for act in (
-            lambda p: (p.read_request(), p.send(f"HTTP/1.1 403 {HEADER}\r\n\r\n".encode())),
-            lambda p: p.reset(),
-            lambda p: p.handshake(glued=BAD_FRAMES["bad UTF-8"]),
-            lambda p: p.handshake(glued=BAD_FRAMES["too big"]),
-            lambda p: p.handshake(glued=BAD_FRAMES["close with a bad code"]),
-        ):
-            id = plugin.create(url(listener), **OPTIONS)
-            with listener.accept() as peer:
-                act(peer)
-            while lines[-1:] != [id]:
-                line = plugin.read()
-                lines.append(line)
-                if line["payload"]["name"] == "close":
-                    lines.append(id)
-        lines += [plugin.request("websocket-create", payload) for payload in WRONG_REQUESTS]
-        plugin.write(b'{"id":1,"x":"' + TEXT_DATA.encode() * 1000 + b'"}\n')
-        lines.append(plugin.read())
+        lines = meet_servers_of_every_kind(plugin, listener)
         rest, status = plugin.finish()
         assert status == 0
     assert found(plugin.stderr) == []
     assert b"Traceback" not in plugin.stderr
     for line in [*lines, *rest]:
-        if isinstance(line, dict):
-            for text in words(line):
-                assert found(text) == []
+        for text in words(line):
+            assert found(text) == []
+
+
+def meet_proxies_of_every_kind(
+    source: str, listener: Listener, start: Callable[..., Plugin] = Plugin
+) -> None:
+    """Fail in many ways at a proxy whose URL, from an option or the environment, has a password."""
+    user = f"{PROXY_USER}:{PROXY_PASSWORD}"
+    proxy = f"http://{user}@localhost:{listener.port}"
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    options = ["--allow-insecure", "--log-level", "debug"]
+    if source == "option":
+        options += ["--proxy", proxy]
+    else:
+        environment["http_proxy"] = environment["https_proxy"] = proxy
+    with start(*options, env=environment) as plugin:
+        for answer in (
+            b"HTTP/1.1 407 %b\r\nX: %b\r\n\r\n",
+            b"%b\r\n\r\n%b",
+            b"HTTP/1.1 200 OK\r\n%b %b\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX: %b\r\n\r\nHTTP/1.1 400 %b\r\n\r\n",
+        ):
+            id = plugin.create("ws://server.invalid/")
+            with listener.accept() as peer:
+                peer.read_request()
+                basic = (peer.header("proxy-authorization") or "").encode()
+                assert basic
+                peer.send(answer % (basic, basic))
+                peer.sock.shutdown(socket.SHUT_WR)
+                error, close = plugin.event(id, "error"), plugin.event(id, "close")
+            assert found(error["errMsg"] + close["reason"]) == []
+        listener.sock.close()
+        id = plugin.create("ws://server.invalid/")
+        error, close = plugin.event(id, "error"), plugin.event(id, "close")
+        assert error["code"] == "proxy-error"
+        assert found(error["errMsg"] + close["reason"]) == []
+        plugin.finish()
+    assert found(plugin.stderr) == []
 
 
 @pytest.mark.parametrize("source", ["option", "environment"])
 def test_proxy_credentials_on_every_way_to_fail(source: str) -> None:
     with Listener() as listener:
-        user = f"{PROXY_USER}:{PROXY_PASSWORD}"
-        proxy = f"http://{user}@localhost:{listener.port}"
-        environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-        options = ["--allow-insecure", "--log-level", "debug"]
-        if source == "option":
-            options += ["--proxy", proxy]
-        else:
-            environment["http_proxy"] = environment["https_proxy"] = proxy
-        with Plugin(*options, env=environment) as plugin:
-            for answer in (
-                b"HTTP/1.1 407 %b\r\nX: %b\r\n\r\n",
-                b"%b\r\n\r\n%b",
-                b"HTTP/1.1 200 OK\r\n%b %b\r\n\r\n",
-                b"HTTP/1.1 200 OK\r\nX: %b\r\n\r\nHTTP/1.1 400 %b\r\n\r\n",
-            ):
-                id = plugin.create("ws://server.invalid/")
-                with listener.accept() as peer:
-                    peer.read_request()
-                    basic = (peer.header("proxy-authorization") or "").encode()
-                    assert basic
-                    peer.send(answer % (basic, basic))
-                    peer.sock.shutdown(socket.SHUT_WR)
-                    error, close = plugin.event(id, "error"), plugin.event(id, "close")
-                assert found(error["errMsg"] + close["reason"]) == []
-            listener.sock.close()
-            id = plugin.create("ws://server.invalid/")
-            error, close = plugin.event(id, "error"), plugin.event(id, "close")
-            assert error["code"] == "proxy-error"
-            assert found(error["errMsg"] + close["reason"]) == []
-            plugin.finish()
-        assert found(plugin.stderr) == []
+        meet_proxies_of_every_kind(source, listener)
 
 
 def test_what_is_looked_for_would_be_found() -> None:

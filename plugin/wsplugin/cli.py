@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         settings, level = Settings(), "warning"
     stdin, stdout = take_descriptors()
-    from wsplugin.log import configure_logging
+    from wsplugin.log import configure_logging, log_start
 
     log = configure_logging(level)
+    log_start(settings)
     from wsplugin.session import serve
 
     gc.freeze()

@@ -3,12 +3,29 @@
 import logging
 import os
 import queue
+import sys
 import threading
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from wsplugin.version import __version__
+
+if TYPE_CHECKING:
+    from wsplugin.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 1000
 DRAIN_SECONDS: Final = 0.2
+LIBRARIES: Final = ("asyncio", "concurrent.futures", "websockets")
+
+SILENT: Final = logging.Logger("wsplugin.silent")
+"""For libraries that take a logger: what they say holds URLs, headers and payloads.
+
+It is enabled for no level, and nobody can find it by its name: whatever a host does to the loggers
+of its process, this one reaches none of its handlers.
+"""
+SILENT.disabled = True
 
 
 class StderrHandler(logging.Handler):
@@ -45,19 +62,37 @@ class StderrHandler(logging.Handler):
             time.sleep(0.005)
 
 
+def make_formatter() -> logging.Formatter:
+    """Return what writes a record on a line, with its time in UTC, as in RFC 3339."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    formatter.converter = time.gmtime
+    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
+    formatter.default_msec_format = "%s.%03dZ"
+    return formatter
+
+
 def configure_logging(level: str) -> StderrHandler:
-    """Log the plugin's own records of `level` and above to stderr."""
+    """Log to stderr: the plugin's own records of `level` and above, of strangers only errors."""
     handler = StderrHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(make_formatter())
     logging.basicConfig(handlers=[handler], level=logging.ERROR)
-    # The records of these hold headers, payloads and tracebacks.
-    for library in ("asyncio", "websockets"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    # The records of these hold headers, payloads and tracebacks with the texts of exceptions.
+    for library in LIBRARIES:
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     logging.getLogger("wsplugin").setLevel(level.upper())
     return handler
 
 
-SILENT: Final = logging.Logger("websockets")
-"""For the library, whose records hold URLs, headers and payloads: reaches no handler at all."""
-SILENT.disabled = True
-SILENT.setLevel(logging.CRITICAL + 1)
+def log_start(settings: "Settings") -> None:
+    """Log what is asked first about a log: which versions ran, under which options."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    python = ".".join(map(str, sys.version_info[:3]))
+    logger.debug(
+        "wsplugin %s on Python %s, %s; process %d", __version__, python, sys.platform, os.getpid()
+    )
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if name == "proxy" and value not in (None, "none"):
+            value = "a URL"  # which may hold credentials
+        logger.debug("%s: %s", name, value)

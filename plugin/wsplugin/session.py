@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,21 @@ def serve(
     loop = asyncio.new_event_loop()
 
     def complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # One line for what asyncio finds wrong in a callback, websockets' second end of a proxy's
-        # stream for one. The text of the exception may repeat what a server sent.
-        kind = type(context.get("exception")).__name__
-        logger.info("%s (%s)", context.get("message"), kind)
+        # What asyncio has caught. Where that was is told, and neither the exception's text nor
+        # the arguments of a callback, which asyncio repeats: they may be lines or messages.
+        what = str(context.get("message")).partition("(")[0]
+        exc = context.get("exception")
+        if exc is None:
+            logger.error("%s", what)
+            return
+        where = ""
+        for frame, number in traceback.walk_tb(exc.__traceback__):
+            where = f" in {frame.f_code.co_qualname}, line {number}"
+        logger.error("%s: %s%s", what, type(exc).__name__, where)
 
     loop.set_exception_handler(complain)
+    # Whatever PYTHONASYNCIODEBUG says: in debug mode asyncio logs callbacks with their arguments.
+    loop.set_debug(False)
 
     async def run() -> int:
         session = Session(

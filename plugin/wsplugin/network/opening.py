@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
 from websockets.exceptions import (
     InvalidHandshake,
     InvalidHeader,
     NegotiationError,
 )
-from websockets.http11 import Response
+from websockets.headers import build_extension, build_subprotocol
+from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
@@ -259,13 +261,36 @@ class Attempt:
         await self._create_transport(sock, exchange, context, self._target.host)
 
     def _make_exchange(self) -> Exchange:
-        request = self._protocol.connect()
-        headers = self._opener.options.headers
-        if not any(name.lower() == "content-type" for name in headers):
-            request.headers["content-type"] = "application/json"
-        request.headers.update(headers)
-        request.headers.setdefault("User-Agent", USER_AGENT)
-        return Exchange(request.serialize(), lambda: self._enter(Phase.ANSWER), self._take_response)
+        return Exchange(self._request(), lambda: self._enter(Phase.ANSWER), self._take_response)
+
+    def _request(self) -> bytes:
+        """Serialize the request of the opening handshake (RFC 6455 section 4.1).
+
+        Not by the library's ``connect()``, which would load :mod:`ipaddress` to find out whether
+        the host wants brackets: 1.7 % of all imports.
+        """
+        protocol = self._protocol
+        headers = Headers()
+        headers["Host"] = self._target.url.split("/", 3)[2]
+        headers["Upgrade"] = "websocket"
+        headers["Connection"] = "Upgrade"
+        headers["Sec-WebSocket-Key"] = protocol.key
+        headers["Sec-WebSocket-Version"] = "13"
+        if protocol.available_extensions:
+            headers["Sec-WebSocket-Extensions"] = build_extension(
+                [
+                    (offer.name, offer.get_request_params())
+                    for offer in protocol.available_extensions
+                ]
+            )
+        if protocol.available_subprotocols:
+            headers["Sec-WebSocket-Protocol"] = build_subprotocol(protocol.available_subprotocols)
+        given = self._opener.options.headers
+        if not any(name.lower() == "content-type" for name in given):
+            headers["content-type"] = "application/json"
+        headers.update(given)
+        headers.setdefault("User-Agent", USER_AGENT)
+        return Request(protocol.uri.resource_name, headers).serialize()
 
     async def _create_transport(
         self,

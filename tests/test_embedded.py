@@ -1,10 +1,8 @@
-"""The plugin within a process, and what only a host in Python can be asked."""
+"""The plugin on a thread of the host's own process: ``wsplugin.serve``, and its host example."""
 
-import asyncio
 import functools
 import os
 import signal
-import socket
 import ssl
 import sys
 from collections.abc import Mapping
@@ -14,19 +12,15 @@ import embedded_host
 import pytest
 
 import test_transcripts
-from demos import FAKE
-from harness import PLUGIN, TIMEOUT, Plugin, echo_server
-from host import Close, Host, PluginEnded
+from harness import TIMEOUT, Listener, Plugin, echo_server
+from test_secrets import found, meet_proxies_of_every_kind, meet_servers_of_every_kind
 
 # The fixtures of the transcripts.
 from test_transcripts import PLAYABLE, TRANSCRIPTS, names, play, tls  # noqa: F401
 from wsplugin import Settings
 from wsplugin.recording import transcript
 
-posix = pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
-pytestmark = posix
-
-# --- the plugin within a process --------------------------------------------------------------
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="copies descriptors of pipes to sockets")
 
 # Bridges its own stdin and stdout to a plugin on a thread, over a socket pair.
 BRIDGE = """
@@ -51,6 +45,14 @@ while data := ours.recv(65536):
 plugin.join()
 sys.exit(status[0])
 """
+# The same in a host that logs all that can be logged.
+LOUD = (
+    """
+import logging
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
+"""
+    + BRIDGE
+)
 
 
 @pytest.mark.slow
@@ -105,52 +107,42 @@ class Recorder(embedded_host.Listener):
         self.closed.set_result((code, reason, cause))
 
 
-# --- what only the Python host can be asked -----------------------------------------------------
+# --- settings -----------------------------------------------------------------------------------
 
 
-def test_requests_do_not_wait_for_each_other_and_all_fail_with_the_plugin() -> None:
-    async def play() -> None:
-        async with Host(sys.executable, "-c", FAKE, os.devnull, "die") as host:
-            # A fake that cannot read its answers has ended at once; the next is alive.
-            with pytest.raises(PluginEnded, match=r"ended with status 1: .*JSONDecodeError"):
-                await host.describe()
-        async with Host(*PLUGIN) as host:
-            with socket.create_server(("127.0.0.1", 0)) as silent:
-                port = silent.getsockname()[1]
-                websocket = await host.create(f"ws://127.0.0.1:{port}/")
-                # They wait for an opening handshake that never comes.
-                sends = [asyncio.create_task(websocket.send("x")) for _ in range(10)]
-                assert (await host.describe())["name"] == "wsplugin"
-                assert not any(send.done() for send in sends)
-                host._process.kill()
-                for send in sends:
-                    with pytest.raises(PluginEnded, match="the plugin was killed by signal 9"):
-                        await send
-                assert [event async for event in websocket] == [
-                    Close(1006, "the plugin was killed by signal 9", "failure")
-                ]
-            assert await host.stop() == -9
-
-    asyncio.run(asyncio.wait_for(play(), TIMEOUT))
+def test_settings_are_normalised_and_checked_for_programs_too() -> None:
+    with echo_server() as server:
+        listener = Recorder()
+        with embedded_host.Host(Settings(allow_hosts=("LocalHost", "127.1"))) as host:
+            host.create(server.url, listener)
+            listener.opened.result(TIMEOUT)
+            assert host.stop() == 0
+    with pytest.raises(ValueError, match=r"^max_connections: "):
+        embedded_host.Host(Settings(max_connections=0))
 
 
-def test_a_connection_whose_creation_is_cancelled_is_closed() -> None:
-    async def play() -> None:
-        lines: list[tuple[str, str]] = []
-        closed = asyncio.Event()
+# --- what the host's log shows ------------------------------------------------------------------
 
-        def on_line(direction: str, line: str) -> None:
-            lines.append((direction, line))
-            if '"name":"close"' in line:
-                closed.set()
 
-        with echo_server() as server:
-            async with Host(*PLUGIN, on_line=on_line) as host:
-                creating = asyncio.create_task(host.create(server.url))
-                await asyncio.sleep(0)  # it has written its line
-                creating.cancel()
-                await closed.wait()
-                assert await host.stop() == 0
-        assert any("websocket-close" in line for direction, line in lines if direction == ">")
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_the_log_of_a_host_shows_what_the_plugin_says_and_nothing_of_its_libraries(
+    debug: str,
+) -> None:
+    environment = {**os.environ, "PYTHONASYNCIODEBUG": debug}
+    options = ("--max-message-size", "1000", "--max-line", "10000")
+    command = [sys.executable, "-c", LOUD]
+    with Plugin(*options, command=command, env=environment) as plugin, Listener() as listener:
+        meet_servers_of_every_kind(plugin, listener)
+        assert plugin.finish()[1] == 0
+    log = plugin.stderr.decode().splitlines()
+    assert found(plugin.stderr) == []
+    assert "INFO wsplugin.connection: ws-1: open" in log
+    # The one line of a library's holds nothing of a connection's.
+    others = {line for line in log if not line.split()[1].startswith("wsplugin.")}
+    assert {line.rpartition(":")[0] for line in others} == {"DEBUG asyncio: Using selector"}
 
-    asyncio.run(asyncio.wait_for(play(), TIMEOUT))
+
+def test_the_log_of_a_host_shows_no_proxy_s_credentials() -> None:
+    command = [sys.executable, "-c", LOUD]
+    with Listener() as proxy:
+        meet_proxies_of_every_kind("option", proxy, functools.partial(Plugin, command=command))
