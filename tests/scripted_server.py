@@ -39,8 +39,20 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final, Self
 
-from harness import BINARY, CLOSE, PING, PONG, TEXT, TIMEOUT, Listener, Peer, close_frame, frame
-from wsplugin.recording.transcript import Server, substitute
+from harness import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    TIMEOUT,
+    Listener,
+    Peer,
+    close_frame,
+    frame,
+)
+from wsplugin.recording.placeholders import substitute
+from wsplugin.recording.transcript import Server
 
 
 class ScriptedServer:

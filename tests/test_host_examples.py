@@ -18,6 +18,7 @@ from demos import DEMOS, EXAMPLES, TEE, Demo, build, missing
 from harness import PLUGIN, TIMEOUT, Plugin, echo_server
 from host_lines import create, done, send
 from wsplugin.recording import transcript
+from wsplugin.recording.placeholders import difference
 from wsplugin.schema import schema_text
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
@@ -74,7 +75,7 @@ def test_every_demo_tells_the_same_story_in_the_same_lines(demo: Demo) -> None:
             case transcript.LineIn():
                 assert line.startswith(b"> "), line
                 expected = json.loads(step.data(names))
-                assert transcript.difference(expected, json.loads(line[2:])) is None, line
+                assert difference(expected, json.loads(line[2:])) is None, line
             case transcript.LinesOut():
                 assert line.startswith(b"< "), line
                 transcript.take(step.lines, line[2:])

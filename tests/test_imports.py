@@ -25,6 +25,8 @@ PURE: dict[str, set[str]] = {
     "network.keepalive": set(),
     "network.response": set(),
     "network.compression": set(),
+    "recording.placeholders": set(),
+    "recording.transcript": {"recording.placeholders"},
 }
 LIBRARIES = {
     "msgspec": {
@@ -39,6 +41,7 @@ LIBRARIES = {
         "network.keepalive",
         "network.outbox",
         "network.wire",
+        "recording.placeholders",
         "recording.transcript",
         "recording.record",
         "recording.replay",

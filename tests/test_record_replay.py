@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from harness import PLUGIN, TIMEOUT, Plugin, echo_server
 from test_transcripts import TRANSCRIPTS, converse
+from wsplugin.recording.placeholders import difference, example, literal
 from wsplugin.recording.record import Recorder, event_or_answer_text, redacted_url, request_text
 from wsplugin.recording.replay import Replay
 from wsplugin.recording.transcript import (
@@ -27,9 +28,6 @@ from wsplugin.recording.transcript import (
     Mismatch,
     Signal,
     Transcript,
-    difference,
-    example,
-    literal,
     parse,
     whole_lines,
 )

@@ -13,7 +13,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from harness import PLUGIN
-from wsplugin.recording.transcript import LineIn, LinesOut, Transcript, example, parse, substitute
+from wsplugin.recording.placeholders import example, substitute
+from wsplugin.recording.transcript import LineIn, LinesOut, Transcript, parse
 
 TRANSCRIPTS = {
     path.stem: parse(path.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from wsplugin.recording.placeholders import difference
 from wsplugin.recording.transcript import (
     Continue,
     Die,
@@ -22,7 +23,6 @@ from wsplugin.recording.transcript import (
     Split,
     Transcript,
     TranscriptError,
-    difference,
     parse,
     take,
 )

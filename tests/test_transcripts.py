@@ -19,6 +19,7 @@ from harness import PLUGIN, TIMEOUT, Plugin, environment
 from scripted_server import ScriptedServer
 from tls_servers import Authority
 from wsplugin.messages import ACTIONS, Cause, ConnectionErrorCode, RequestErrorCode
+from wsplugin.recording.placeholders import difference, example, substitute
 from wsplugin.recording.transcript import (
     Continue,
     Elapsed,
@@ -28,10 +29,7 @@ from wsplugin.recording.transcript import (
     Mismatch,
     Signal,
     Transcript,
-    difference,
-    example,
     parse,
-    substitute,
     take,
 )
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from wsplugin.messages import WHITE_SPACE, RequestError
-from wsplugin.recording.transcript import literal
+from wsplugin.recording.placeholders import literal
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from wsplugin.messages import WHITE_SPACE
+from wsplugin.recording.placeholders import difference, example
 from wsplugin.recording.transcript import (
     BOM,
     Die,
@@ -29,8 +30,6 @@ from wsplugin.recording.transcript import (
     Signal,
     Split,
     Transcript,
-    difference,
-    example,
     parse,
     whole_lines,
 )
