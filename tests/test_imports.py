@@ -26,6 +26,7 @@ PURE: dict[str, set[str]] = {
     "network.response": set(),
     "network.compression": set(),
     "recording.placeholders": set(),
+    "recording.redaction": {"messages", "recording.placeholders"},
     "recording.transcript": {"recording.placeholders"},
 }
 LIBRARIES = {
@@ -43,7 +44,7 @@ LIBRARIES = {
         "network.wire",
         "recording.placeholders",
         "recording.transcript",
-        "recording.record",
+        "recording.redaction",
         "recording.replay",
     },
     "websockets": {

@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import errno
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from hypothesis import strategies as st
 
 from harness import PLUGIN, TIMEOUT, Plugin, echo_server
 from test_transcripts import TRANSCRIPTS, converse
+from wsplugin.options import parse_with_recorder
 from wsplugin.recording.placeholders import difference, example, literal
-from wsplugin.recording.record import Recorder, event_or_answer_text, redacted_url, request_text
+from wsplugin.recording.record import Recorder
 from wsplugin.recording.replay import Replay
 from wsplugin.recording.transcript import (
     Continue,
@@ -31,6 +34,8 @@ from wsplugin.recording.transcript import (
     parse,
     whole_lines,
 )
+
+posix = pytest.mark.skipif(os.name != "posix", reason="files have no owner and mode")
 
 EXAMPLES = Path(__file__).parent.parent / "host_examples"
 TRANSCRIPT_FILES = Path(__file__).parent / "transcripts"
@@ -440,18 +445,107 @@ def test_a_recording_begins_anew(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert '"id":2' in text
     assert '"id":1' not in text
-    if os.name == "posix":
-        assert file.stat().st_mode & 0o077 == 0  # payloads are nobody else's business
 
 
 def test_pauses_are_recorded(file: Path, monkeypatch: Any) -> None:
-    times = iter([10.0, 10.0, 10.005, 11.255])
+    times = iter([10.0, 10.005, 11.255])
     monkeypatch.setattr("wsplugin.recording.record.time.monotonic", lambda: next(times))
     recorder = Recorder(str(file))
-    recorder.start()
     for id in (b"1", b"2", b"3"):
         recorder.line_in(b'{"id":%s}' % id)
     assert file.read_text(encoding="utf-8") == ('> {"id":1}\n> {"id":2}\n# +1.250s\n> {"id":3}\n')
+
+
+# --- who can read a recording -----------------------------------------------------------------
+
+OLD = "what was there before\n"
+
+
+def mode(file: Path) -> int:
+    return file.stat().st_mode & 0o777
+
+
+@posix
+@pytest.mark.parametrize("before", [None, 0o600, 0o644, 0o666, 0o200])
+def test_a_recording_can_be_read_by_its_owner_only(file: Path, before: int | None) -> None:
+    if before is not None:
+        file.write_text(OLD, encoding="utf-8")
+        file.chmod(before)
+    with Plugin("--record", str(file)) as plugin:
+        plugin.request("app-background")
+        assert mode(file) == 0o600
+        plugin.finish()
+    assert mode(file) == 0o600
+    assert OLD not in file.read_text(encoding="utf-8")
+
+
+@posix
+def test_a_link_is_followed(file: Path) -> None:
+    target = file.with_name("target")
+    target.write_text(OLD, encoding="utf-8")
+    target.chmod(0o644)
+    file.symlink_to(target)
+    Recorder(str(file)).end_of_stdin()
+    assert file.is_symlink()
+    assert target.read_text(encoding="utf-8") == "@end-of-stdin\n"
+    assert mode(target) == 0o600
+
+
+@posix
+def test_a_pipe_is_opened_once_and_left_as_it_is(file: Path) -> None:
+    os.mkfifo(file, 0o640)
+    file.chmod(0o640)
+    with subprocess.Popen(["cat", str(file)], stdout=subprocess.PIPE, text=True) as reader:
+        with Plugin("--record", str(file)) as plugin:
+            plugin.request("app-background")
+            plugin.finish()
+        text, _ = reader.communicate(timeout=TIMEOUT)
+    assert text.endswith("@end-of-stdin\n@exit 0\n")
+    assert mode(file) == 0o640
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "fake", "why"),
+    [
+        ("geteuid", lambda: 12345, "it belongs to another user"),
+        ("fchmod", refuse, "Operation not permitted"),
+        # As on some file systems.
+        ("fchmod", lambda *_: None, "others could read it, whatever its mode"),
+    ],
+)
+def test_a_file_that_cannot_be_kept_from_others_is_refused(
+    file: Path,
+    name: str,
+    fake: Any,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file.write_text(OLD, encoding="utf-8")
+    file.chmod(0o644)
+    descriptors = list(Path("/dev/fd").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fake)
+        with pytest.raises(SystemExit) as caught:
+            parse_with_recorder(["--record", str(file)])
+    assert caught.value.code == 2
+    assert f"error: argument --record: cannot write {file}: {why}\n" in capsys.readouterr().err
+    assert file.read_text(encoding="utf-8") == OLD
+    assert list(Path("/dev/fd").iterdir()) == descriptors
+
+
+@posix
+@pytest.mark.parametrize("closed", ["<&-", "<&- 2>&-"])
+def test_a_recording_takes_no_standard_stream_s_place(file: Path, closed: str) -> None:
+    command = [*PLUGIN, "--record", str(file)]
+    shell = f"exec {shlex.join(command)} {closed}"
+    assert subprocess.run(["sh", "-c", shell], timeout=TIMEOUT, check=False).returncode == 0
+    assert file.read_text(encoding="utf-8") == "@end-of-stdin\n@exit 0\n"
 
 
 def test_a_file_that_cannot_be_opened(file: Path) -> None:
@@ -468,79 +562,6 @@ def test_a_full_disk_ends_the_recording_and_nothing_else() -> None:
         assert plugin.finish() == ([], 0)
     assert plugin.stderr.count(b"\n") == 1
     assert b"Z WARNING wsplugin.recording.record: recording has ended: " in plugin.stderr
-
-
-# --- secrets ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("url", "redacted"),
-    [
-        ("wss://host", "wss://host"),
-        ("wss://host:1/a/b", "wss://host:1/a/b"),
-        ("wss://host/a@b", "wss://host/a@b"),
-        ("WS://[::1]:80/", "WS://[::1]:80/"),
-        ("wss://host/a?k=secret", "wss://host/a?<redacted>"),
-        ("wss://host?k=secret@x", "wss://host?<redacted>"),
-        ("wss://host/?a@secret", "wss://host/?<redacted>"),
-        ("wss://host/#secret", "wss://host/#<redacted>"),
-        ("wss://user:secret@host/", "wss://<redacted>@host/"),
-        ("wss://us@er:secret@host/", "wss://<redacted>@host/"),
-        # These are no URLs, or not what was meant.
-        ("wss://user:secret?1@host/", "<redacted>"),
-        ("wss://user:secret/1@host/", "<redacted>"),
-        ("//user:secret@host/", "<redacted>"),
-        ("secret", "<redacted>"),
-        ("wss://<secret>/", "<redacted>"),
-        ("wss:\\\\user:secret@host", "<redacted>"),
-    ],
-)
-def test_urls(url: str, redacted: str) -> None:
-    assert redacted_url(url) == redacted
-    assert "secret" not in redacted
-    assert difference(redacted, url) is None
-
-
-@pytest.mark.parametrize(
-    ("payload", "recorded"),
-    [
-        ({"type": "text", "data": "secret"}, {"type": "text", "data": "<redacted>"}),
-        ({"type": "base64", "data": "secret=="}, {"type": "base64", "data": "<redacted>"}),
-        ({"type": "arraybuffer", "data": [1, 2]}, {"type": "arraybuffer", "<more>": ""}),
-    ],
-)
-def test_data_in(payload: Any, recorded: Any) -> None:
-    line = msgspec.json.encode({"id": 1, "action": "websocket-send", "payload": payload})
-    text = request_text(line, redact_data=True)
-    assert msgspec.json.decode(text)["payload"] == recorded
-    assert difference(msgspec.json.decode(text), msgspec.json.decode(line)) is None
-    kept = request_text(line, redact_data=False)
-    assert msgspec.json.decode(kept) == msgspec.json.decode(line)
-
-
-@pytest.mark.parametrize(
-    ("name", "payload", "played"),
-    [
-        ("message", {"type": "text", "data": "secret"}, {"type": "text", "data": "redacted"}),
-        ("message", {"type": "arraybuffer", "data": [7]}, {"type": "arraybuffer", "data": [0]}),
-        (
-            "open",
-            {"headers": {"set-cookie": "secret", "upgrade": "websocket"}},
-            {"headers": {"set-cookie": "redacted", "upgrade": "websocket"}},
-        ),
-        (
-            "error",
-            {"errMsg": "<b>", "code": "x", "status": 302, "headers": {"location": "secret"}},
-            {"errMsg": "<b>", "code": "x", "status": 302, "headers": {"location": "redacted"}},
-        ),
-    ],
-)
-def test_events(name: str, payload: Any, played: Any) -> None:
-    event = {"id": "ws-1", "name": name, "payload": payload}
-    line = msgspec.json.encode({"event": "websocket-event", "payload": event})
-    text = event_or_answer_text(line, redact_data=True)
-    assert "secret" not in text
-    assert example(msgspec.json.decode(text))["payload"]["payload"] == played
 
 
 TEXT = st.text() | st.text("<=> m", max_size=6)

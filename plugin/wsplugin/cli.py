@@ -62,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     def on_start(session: "Session") -> None:
         handle_signals(session, recorder)
         if recorder is not None:
-            recorder.start()
             session.record(recorder)
 
     status = serve(stdin, stdout, settings, on_start)

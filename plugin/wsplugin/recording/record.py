@@ -1,73 +1,42 @@
-"""Records the conversation as it happens, as a transcript that ``wsplugin replay`` plays.
+"""Writes the conversation to a file as it happens, as a transcript that ``wsplugin replay`` plays.
 
-What may be a secret becomes a placeholder, which matches whatever a host says in its place. Of a
-request that is what is not known to be harmless: a host that misspells ``headers`` has secrets
-too, and of a line that is no JSON nothing can be told.
+What of it is written is decided in ``redaction.py``; who can read it, here.
 """
 
+import errno
 import logging
 import os
-import re
+import stat
 import time
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from wsplugin.messages import WHITE_SPACE, RequestError
-from wsplugin.recording.placeholders import literal
+from wsplugin.recording.redaction import event_or_answer_text, request_text
 
 logger = logging.getLogger(__name__)
 
 # Shorter pauses are not worth a line.
 SHORTEST_PAUSE: Final = 0.01
 
-REDACTED: Final = "<redacted>"
-HARMLESS: Final = frozenset(
-    ("id", "type", "code", "reason", "protocols", "timeout", "perMessageDeflate", "binaryType")
-)
-# Fields of the server's response that are kept; others may be cookies, or tell where they lead.
-PUBLIC_HEADERS: Final = frozenset(
-    (
-        *("connection", "content-length", "content-type", "date", "server", "upgrade"),
-        *("sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-protocol"),
-        "sec-websocket-version",
-    )
-)
-# Scheme, user information, host and port, path, the rest. What does not fit is no URL.
-_URL: Final = re.compile(
-    r"([a-z][a-z0-9+.-]*://)([^/?#]*@)?((?:\[[^]@/?#<>]*\]|[^]\[:@/?#<>]*)(?::[0-9]*)?)"
-    r"(/[^?#<>]*)?([?#].*)?",
-    re.IGNORECASE | re.DOTALL,
-)
-
 
 class Recorder:
-    """Appends to a file; a file that fails ends the recording and nothing else.
+    """Writes to a file; one that fails ends the recording and nothing else.
+
+    Whatever file was there before, it begins anew and can be read by its owner only.
+
+    Args:
+        path: the file; a symbolic link is followed, and what is no file, a pipe, is left as it is.
+        redact_data: leave the payloads of messages out.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: it cannot be written, or not be kept from others.
 
     """
 
     def __init__(self, path: str, *, redact_data: bool = False) -> None:
-        self._path = path
         self._redact_data = redact_data
-        self._fd: int | None = None
-        self._last = 0.0
-        # Opened for good by start(): here one of the numbers 0 to 2 may still be free.
-        os.close(self._open(os.O_CREAT | os.O_TRUNC))
-
-    def _open(self, flags: int) -> int:
-        flags |= os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        return os.open(self._path, flags, 0o600)
-
-    def start(self) -> None:
-        """Record from now on."""
-        self._last = time.monotonic()
-        try:
-            self._fd = self._open(0)
-        except OSError as exc:
-            self._fail(exc)
+        self._fd: int | None = open_private(path)
+        self._last: float | None = None
 
     def line_in(self, line: bytes | bytearray | RequestError) -> None:
         """Record one of the host's lines, before it is carried out."""
@@ -100,7 +69,8 @@ class Recorder:
         if self._fd is None:
             return
         now = time.monotonic()
-        elapsed, self._last = now - self._last, now
+        elapsed = now - self._last if self._last is not None else 0
+        self._last = now
         if elapsed >= SHORTEST_PAUSE:
             lines = (f"# +{elapsed:.3f}s", *lines)
         data = "".join(f"{line}\n" for line in lines).encode()
@@ -117,74 +87,39 @@ class Recorder:
         logger.warning("recording has ended: %s", exc.strerror)
 
 
-def request_text(line: bytes | bytearray, *, redact_data: bool) -> str:
-    """Return what stands for a host's line in the transcript."""
+def open_private(path: str) -> int:
+    """Open a file for writing, emptied, which nobody but its owner can read; return a descriptor.
+
+    Raises:
+        OSError: it cannot be written, is another user's, or lies where modes are not kept; it is
+            left as it was.
+
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    fd = os.open(path, flags, 0o600)
+    # While one of the numbers 0 to 2 is free, it would be taken for a standard stream.
+    standard = []
+    while fd < 3:
+        standard.append(fd)
+        fd = os.dup(fd)
+    for number in standard:
+        os.close(number)
     try:
-        value = msgspec.json.decode(line)
-        if isinstance(value, dict):
-            return _encode(_request(value, redact_data=redact_data))
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
-        pass
-    return f"<{len(line)} bytes that are no request>"
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            if os.name == "posix":
+                _make_private(fd)
+            os.ftruncate(fd, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
-def event_or_answer_text(line: bytes | bytearray, *, redact_data: bool) -> str:
-    """Return what stands for a line to the host in the transcript."""
-    value = literal(msgspec.json.decode(line))
-    match value:
-        case {"event": _, "payload": {"payload": dict(detail)}}:
-            if "headers" in detail:
-                detail["headers"] = {
-                    name: text if name in PUBLIC_HEADERS else REDACTED
-                    for name, text in detail["headers"].items()
-                }
-            if redact_data and "data" in detail:
-                data = detail["data"]
-                # Something of its kind, for the host to read: "redacted" is good base64.
-                detail["data"] = REDACTED if isinstance(data, str) else [0] * len(data)
-    return _encode(value)
-
-
-def redacted_url(url: str) -> str:
-    """Replace what of a URL may be a secret: user information and query."""
-    parts = _URL.fullmatch(url)
-    if parts is None:
-        return REDACTED
-    scheme, user, host, path, rest = parts.groups(default="")
-    return f"{scheme}{user and '<redacted>@'}{host}{path}{rest and rest[0] + REDACTED}"
-
-
-def _request(members: dict[str, Any], *, redact_data: bool) -> dict[str, Any]:
-    known: dict[str, Any] = {}
-    for name, value in members.items():
-        match name, value:
-            case "payload", dict():
-                known[name] = _payload(value, redact_data=redact_data)
-            case ("id" | "action", _) | ("payload", None):
-                known[name] = literal(value)
-    return known | _hidden({n: v for n, v in members.items() if n not in known})
-
-
-def _payload(members: dict[str, Any], *, redact_data: bool) -> dict[str, Any]:
-    known: dict[str, Any] = {}
-    for name, value in members.items():
-        match name, value:
-            case "url", str():
-                known[name] = redacted_url(value)
-            case "headers", dict():
-                known[name] = _hidden(value)
-            case "data", _ if not redact_data:
-                known[name] = literal(value)
-            case _ if name in HARMLESS:
-                known[name] = literal(value)
-    return known | _hidden({n: v for n, v in members.items() if n not in known})
-
-
-def _hidden(members: dict[str, Any]) -> dict[str, str]:
-    """Replace strings by placeholders; leave out what has none, and say so."""
-    hidden = {name: REDACTED for name, value in members.items() if isinstance(value, str)}
-    return hidden if len(hidden) == len(members) else hidden | {"<more>": ""}
-
-
-def _encode(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+def _make_private(fd: int) -> None:
+    # Not only the mode: root may change that of any file, and its owner would read it.
+    if os.fstat(fd).st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user")
+    os.fchmod(fd, 0o600)
+    # Some file systems take every mode and keep none.
+    if os.fstat(fd).st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "others could read it, whatever its mode")
