@@ -113,9 +113,9 @@ BAD: dict[str, tuple[str, ...]] = {
     ),
     "--ca-file": ("", "/nonexistent/file", ".", "/dev/null"),
     "--proxy": (
-        *("", "x", "NONE", "proxy:3128", "ftp://proxy", "http://", "http:///", "http://proxy/path"),
-        *("http://proxy?q", "http://proxy#f", "http://user@proxy", "http://proxy:99999"),
-        *("http://proxy:x", "http://[::1", "socks://proxy", "//proxy"),
+        *("", "ftp://proxy", "http://", "http:///", "http://proxy/path"),
+        *("http://proxy?q", "http://proxy#f", "proxy:x", "http://proxy:99999"),
+        *("http://proxy:x", "http://[::1", "//proxy"),
     ),
     "--linger": NO_SECONDS,
     "--log-level": ("", "x", "DEBUG", "warn", "10"),
@@ -158,7 +158,7 @@ def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--proxy", "ftp://me:s3cret@proxy"), ("--proxy", "http://s3cret@proxy")]
+    ("option", "value"), [("--proxy", "ftp://me:s3cret@proxy"), ("--proxy", "http://s3cret@")]
 )
 def test_message_does_not_repeat_what_may_be_a_secret(
     option: str, value: str, capsys: pytest.CaptureFixture[str]

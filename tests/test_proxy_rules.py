@@ -102,7 +102,7 @@ def test_url(url: str, expected: tuple[str, str, int, str | None, str | None]) -
     "url",
     [
         *("ftp://p", "http://", "http://p:0", "http://p:99999", "http://p:x", "http://p/path"),
-        *("http://p?q", "http://p#f", "http://m%3Ae:s3cret@p", "http://s3cret%ff@p", "http://[p"),
+        *("http://p?q", "http://p#f", "http://m:s3cret@p:x", "http://s3cret%ff@p", "http://[p"),
     ],
 )
 def test_url_that_is_none_is_not_repeated(url: str) -> None:

@@ -108,8 +108,8 @@ def _proxy(value: Any) -> str | None:
         return None
     # The parser strips blanks, and others would read another URL than it.
     if isinstance(value, str) and not re.search(r"[\x00-\x20\x7f]", value):
-        if value == "none":
-            return value
+        if value.lower() == "none":
+            return "none"
         from wsplugin.network.proxy_url import InvalidProxy, parse
 
         try:
@@ -117,7 +117,8 @@ def _proxy(value: Any) -> str | None:
         except InvalidProxy:
             pass  # what it may be is said below, once for all
         else:
-            return value
+            scheme, separator, rest = value.partition("://")
+            return f"{scheme.lower()}{separator}{rest}"
     raise ValueError("expected none or a URL with http, https, socks4, socks4a, socks5 or socks5h")
 
 

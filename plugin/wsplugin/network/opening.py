@@ -213,6 +213,8 @@ class Attempt:
     async def _connect_through_http(self, proxy: "Proxy") -> None:
         from websockets.proxy import prepare_connect_request
 
+        if ":" in (proxy.username or ""):
+            raise InvalidProxy("a user-id cannot hold a colon (RFC 7617 section 2)")
         context = self._context() if proxy.scheme == "https" else None
         sock = await self._connect(proxy.host, proxy.port)
         responses: list[Response] = []

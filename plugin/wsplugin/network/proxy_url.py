@@ -46,8 +46,6 @@ def parse(url: str) -> "Proxy":
         raise InvalidProxy("the host is missing, or the port is 0")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise InvalidProxy("a path means nothing")
-    if ":" in user and scheme.startswith("http"):
-        raise InvalidProxy("a user-id cannot hold a colon (RFC 7617 section 2)")
     named = parts.username is not None
     return Proxy(
         scheme,
