@@ -518,6 +518,18 @@ def test_not_utf8_and_no_id_to_be_read(plugin: Plugin, line: bytes) -> None:
     assert failure(plugin, line)[:2] == ("invalid-json", None)
 
 
+@pytest.mark.parametrize("shift", range(5))
+def test_not_utf8_wherever_it_is(plugin: Plugin, shift: int) -> None:
+    """What is looked at in slices may have a character that is cut in two."""
+    start = b'{"id":7,"x":"' + b"a" * shift
+    text = "é€😀".encode() * SLICE
+    assert failure(plugin, start + text + b'"}')[:2] == ("invalid-request", 7)
+    for at in (SLICE, 2 * SLICE, len(text) // 9 * 9):
+        for place in range(at - 8, at + 1):
+            wrong = start + text[:place] + b"\xff" + text[place:] + b'"}'
+            assert failure(plugin, wrong)[:2] == ("invalid-json", 7)
+
+
 SURROGATES = (
     "\\ud800",
     "\\uDFFF",
