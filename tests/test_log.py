@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -177,6 +178,52 @@ def test_the_logger_for_libraries_is_silent_whatever_the_host_does(
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
     assert SILENT.name not in logging.Logger.manager.loggerDict
+
+
+# --- who waits ------------------------------------------------------------------------------------
+
+FLOOD = """
+import logging, os, signal
+from wsplugin.log import configure_logging
+handler = configure_logging("info")
+logger = logging.getLogger("wsplugin")
+if hasattr(signal, "setitimer"):
+    # A record of a signal handler comes in the middle of another.
+    signal.signal(signal.SIGALRM, lambda *_: logger.info("a signal"))
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+for number in range(20_000):
+    logger.info("%d", number)
+if hasattr(signal, "setitimer"):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+os.write(1, b"done")
+os.read(0, 1)
+handler.drain()
+"""
+
+
+def test_nobody_waits_for_a_reader_and_what_he_reads_is_in_order() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FLOOD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        bound = threading.Timer(TIMEOUT, process.kill)
+        bound.start()
+        try:
+            assert process.stdout.read(4) == b"done"
+            _, log = process.communicate(b"\n")
+        finally:
+            process.kill()
+            bound.cancel()
+    texts = [line.partition("wsplugin: ")[2] for line in log.decode().splitlines()]
+    numbers = [int(text) for text in texts if text != "a signal"]
+    assert numbers == sorted(set(numbers))
+    assert numbers[:100] == list(range(100))
+    # What the pipe holds, and what waits for it.
+    assert 1000 <= len(texts) < 10_000
 
 
 # --- what asyncio finds ---------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Logging to stderr that never waits for whoever should read it, and tells no secrets."""
 
+import collections
 import logging
 import os
-import queue
 import sys
 import threading
 import time
@@ -33,7 +33,13 @@ class StderrHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING)
+        # Each stays in until it has been written.
+        self._lines: collections.deque[str] = collections.deque()
+        # Held as long as there is nothing to write. Not a queue.Queue: a record of a signal handler
+        # would wait for ever for the lock that the interrupted code holds, and a bare start would
+        # import it for nothing (half a millisecond).
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -41,24 +47,28 @@ class StderrHandler(logging.Handler):
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="stderr", daemon=True)
             self._thread.start()
+        if len(self._lines) >= MAX_WAITING:
+            return  # nobody reads stderr: a log may lose records, the plugin must not wait
+        self._lines.append(self.format(record))
         try:
-            self._lines.put_nowait(self.format(record))
-        except queue.Full:
-            pass  # nobody reads stderr: a log may lose records, the plugin must not wait
+            self._asleep.release()
+        except RuntimeError:
+            pass  # it has been woken already, and has yet to look
 
     def _run(self) -> None:
         while True:
-            line = self._lines.get()
-            try:
-                os.write(2, f"{line}\n".encode(errors="backslashreplace"))
-            except OSError:
-                pass  # closed, or the disk is full: there is nowhere to say so
-            self._lines.task_done()
+            self._asleep.acquire()
+            while self._lines:
+                try:
+                    os.write(2, f"{self._lines[0]}\n".encode(errors="backslashreplace"))
+                except OSError:
+                    pass  # closed, or the disk is full: there is nowhere to say so
+                self._lines.popleft()
 
     def drain(self) -> None:
         """Give the thread a moment to write what is waiting."""
         deadline = time.monotonic() + DRAIN_SECONDS
-        while self._lines.unfinished_tasks and time.monotonic() < deadline:
+        while self._lines and time.monotonic() < deadline:
             time.sleep(0.005)
 
 
