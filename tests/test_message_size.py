@@ -5,22 +5,9 @@ import struct
 import pytest
 
 from conversations import DELIVERIES, LIMIT, check_failed, check_good, converse, fragments
-from harness import BINARY, CONT, PING, PONG, TEXT, Listener, Plugin, close_frame, frame
+from frame_cases import OVER
+from harness import BINARY, PING, PONG, TEXT, Listener, Plugin, close_frame, frame
 from pool import Pool
-
-OVER = [
-    ("one frame", frame(TEXT, b"*" * (LIMIT + 1))),
-    ("header alone", frame(TEXT, length=LIMIT + 1)),
-    ("header alone of a fragment", frame(TEXT, fin=False, length=LIMIT + 1)),
-    ("two fragments", fragments(TEXT, b"*" * LIMIT, b"*")),
-    ("two fragments, unfinished", fragments(BINARY, b"*" * LIMIT, b"*", b"")[:-2]),
-    ("a byte a fragment", fragments(BINARY, *[b"*"] * (LIMIT + 1))),
-    ("lengths that add up", fragments(TEXT, b"*" * 600, b"*" * 401)),
-    ("32 bits", frame(BINARY, length=2**32)),
-    ("62 bits", frame(BINARY, length=2**62)),
-    ("63 bits", frame(TEXT, length=2**63 - 1)),
-    ("63 bits in a continuation", frame(TEXT, b"a", fin=False) + frame(CONT, length=2**63 - 1)),
-]
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
