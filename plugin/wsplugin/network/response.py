@@ -14,6 +14,7 @@ from websockets.http11 import Response
 _VALUE: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _TOKEN: Final = b"!#$%&'*+-.^_`|~" + (string.digits + string.ascii_letters).encode()
 _BEGINNING: Final = b"HTTP/1."
+# Without the end of the line; what follows is with it.
 LONGEST_LINE: Final = 32 * 2**10
 LONGEST_HEADS: Final = 128 * 2**10
 MOST_FIELDS: Final = 500
@@ -68,13 +69,16 @@ class ResponseReader:
         if self._status is None and not _BEGINNING.startswith(self._buffer[: len(_BEGINNING)]):
             # Something else than a web server, which may never send the end of a line.
             raise BadResponse("the response is not one of HTTP")
-        if self._searched > LONGEST_LINE or self._size + self._searched > LONGEST_HEADS:
+        if (
+            self._searched > LONGEST_LINE + len(b"\r")
+            or self._size + self._searched > LONGEST_HEADS
+        ):
             raise BadResponse("the response's head is too long")
         return None
 
     def _count(self, size: int) -> None:
         self._size += size + 1
-        if size > LONGEST_LINE or self._size > LONGEST_HEADS:
+        if size > LONGEST_LINE + len(b"\r") or self._size > LONGEST_HEADS:
             raise BadResponse("the response's head is too long")
 
     def _line(self, line: bytes) -> bool:
