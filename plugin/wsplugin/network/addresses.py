@@ -76,7 +76,9 @@ async def race(
                 try:
                     sock = task.result()
                 except OSError as exc:
-                    failures.append(exc)
+                    # With its traceback it would hold this frame, the list and the winner, in a
+                    # circle that only the garbage collector opens.
+                    failures.append(exc.with_traceback(None))
                     attempts.discard(task)
                 else:
                     attempts.discard(task)
