@@ -96,11 +96,15 @@ async def look_up(host: str, port: int) -> list[Address]:
 
 def _run(host: str, look_up: _LookUp) -> None:
     found: list[Address] = []
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         found = resolve(host)
-    except Exception as exc:  # noqa: BLE001 - raised where the addresses are awaited
-        failure = exc
+    except BaseException as exc:  # noqa: BLE001 - raised where the addresses are awaited
+        # Whatever it is: a name left in flight could never be looked up again. A future takes no
+        # StopIteration, and an exit would end the event loop.
+        failure = exc.with_traceback(None)
+        if isinstance(exc, StopIteration) or not isinstance(exc, Exception):
+            failure = RuntimeError(type(exc).__name__)
     with _lock:
         del _in_flight[host]
     for loop, future in look_up.waiting:
@@ -110,7 +114,7 @@ def _run(host: str, look_up: _LookUp) -> None:
 
 
 def _settle(
-    future: asyncio.Future[list[Address]], found: list[Address], failure: Exception | None
+    future: asyncio.Future[list[Address]], found: list[Address], failure: BaseException | None
 ) -> None:
     if future.done():
         return  # abandoned
@@ -128,7 +132,11 @@ def resolve(host: str) -> list[Address]:
 
     """
     addresses = []
-    for family, _, _, _, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:  # from Python's own encoding of names: a label is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, "not a name that can be looked up") from None
+    for family, _, _, _, sockaddr in found:
         if family in (socket.AF_INET, socket.AF_INET6):
             # The scope stands behind it as a number; as a part of the text it would be looked up.
             ip = str(sockaddr[0]).partition("%")[0]
