@@ -162,14 +162,14 @@ def test_the_same_as_told_in_words(events: list[tuple[float, str]]) -> None:
     keepalive = Keepalive(INTERVAL, TIMEOUT, OPENED)
     now, pings = OPENED, 0
     answered: float = OPENED
-    listening_since: float | None = None  # since when an answer could have been read
+    listening_since = math.inf  # since when an answer could have been read
     held = stopped = False
     for later, event in events:
         now += later
         match event:
             case "tick" if stopped:
                 assert keepalive.act(now) is NOTHING
-            case "tick" if listening_since is None:
+            case "tick" if listening_since == math.inf:
                 expected = PING if now >= answered + INTERVAL else NOTHING
                 assert keepalive.act(now) is expected
                 if expected is PING:
@@ -181,14 +181,14 @@ def test_the_same_as_told_in_words(events: list[tuple[float, str]]) -> None:
                 assert keepalive.act(now) is (GIVE_UP if given_up else NOTHING)
             case "answer":
                 keepalive.ponged(b"%d" % pings, now)
-                if listening_since is not None:
-                    listening_since, answered = None, now
+                if listening_since < math.inf:
+                    listening_since, answered = math.inf, now
             case "stop":
                 keepalive.stop()
                 stopped = True
             case _:
                 do(keepalive, now, event)
-                if event == "go on" and held and listening_since is not None:
+                if event == "go on" and held and listening_since < math.inf:
                     listening_since = now
                 if event in ("hold", "go on"):
                     held = event == "hold"
