@@ -164,12 +164,16 @@ class Connection:
         if self.ending:
             raise not_open(self.id)
         wire, queue, size = self._wire, self._queue, len(payload)
-        if wire is not None and not queue.has_room(size, wire.waiting):
-            wire.flush()  # what waits for the rest of its batch does not wait for the server
         behind = wire.waiting if wire is not None else 0
         if not queue.has_room(size, behind):
-            waiting = queue.size + behind
-            raise RequestError("buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)")
+            if wire is not None:
+                wire.flush()  # what waits for the rest of its batch does not wait for the server
+                behind = wire.waiting
+            if not queue.has_room(size, behind):
+                waiting = queue.size + behind
+                raise RequestError(
+                    "buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)"
+                )
         if wire is None or queue or wire.paused:
             queue.push(Waiting(id, opcode, payload))
             return
