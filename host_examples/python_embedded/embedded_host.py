@@ -12,6 +12,9 @@ In short::
         host.create("wss://example.com/", Chat())
         ...
 
+A wrong setting is a `ValueError` that names it, where the Settings are made. The plugin logs to the
+app's own handlers, as ``wsplugin``: at level info when and why connections end, never a secret.
+
 An app whose own side is not Python needs of this file no more than `_serve`: it makes the socket
 pair, runs ``wsplugin.serve`` on a thread that holds a Python thread state, and reads and writes
 lines on its end.

@@ -19,11 +19,14 @@ def serve(stdin: int, stdout: int, settings: "Settings | None" = None) -> int:
 
     The same as the process, on the calling thread: it blocks, leaves the process's own streams
     and signal handlers alone, and may run several times, at once too. To end it, end the stream.
+    It logs as ``wsplugin``, to whatever handlers the process has, and nothing that is secret; the
+    records of its libraries reach none of them.
 
     Args:
         stdin: descriptor to read the host's lines from: a pipe or a socket.
         stdout: descriptor to write lines to the host to; both stay open.
-        settings: limits and policy, by default those of the command line without options.
+        settings: limits and policy, by default those of the command line without options. Wrong
+            ones cannot be made: they are a ``ValueError`` there.
 
     Returns:
         0, or 1 if the host has closed its end of `stdout`.
