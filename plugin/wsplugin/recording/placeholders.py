@@ -41,6 +41,9 @@ def literal(value: Any) -> Any:
     match value:
         case dict():
             return {name: literal(member) for name, member in value.items()}
+        # A message may be millions of numbers, and looking at each one would stop the plugin.
+        case list() if set(map(type, value)) == {int}:
+            return value
         case list():
             return [literal(element) for element in value]
         case str() if _is_exact(value) or _PLACEHOLDER.search(value):
