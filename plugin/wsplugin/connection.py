@@ -165,7 +165,7 @@ class Connection:
             raise not_open(self.id)
         wire, queue, size = self._wire, self._queue, len(payload)
         behind = wire.waiting if wire is not None else 0
-        if not queue.has_room(size, behind):
+        if (behind or queue.messages) and not queue.has_room(size, behind):
             if wire is not None:
                 wire.flush()  # what waits for the rest of its batch does not wait for the server
                 behind = wire.waiting
@@ -174,7 +174,7 @@ class Connection:
                 raise RequestError(
                     "buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)"
                 )
-        if wire is None or queue or wire.paused:
+        if wire is None or queue.messages or wire.paused:
             queue.push(Waiting(id, opcode, payload))
             return
         try:
@@ -204,7 +204,7 @@ class Connection:
 
         """
         self._ending = self._ending or ending
-        if self.state < State.OPEN and (at_once or not self._queue):
+        if self.state < State.OPEN and (at_once or not self._queue.messages):
             self._abort_opening(
                 ending.reason
                 if ending.cause != "host"
@@ -396,11 +396,11 @@ class Connection:
         wire = self._wire
         assert wire
         try:
-            while self._queue and not wire.paused:
+            while self._queue.messages and not wire.paused:
                 message = self._queue.pop()
                 self._write(wire, message.request, message.opcode, message.payload)
             wire.flush()
-            if self._ending and not self._queue:
+            if self._ending and not self._queue.messages:
                 self._enter(State.CLOSING)
                 wire.close(self._ending.code, self._ending.reason)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on

@@ -59,11 +59,11 @@ def test_the_queue_is_one(messages: list[tuple[int, Id]], pops: list[bool]) -> N
         held.append(message(id, size))
         if next(turns, False):
             assert queue.pop() == held.pop(0)
-        assert bool(queue) is bool(held)
+        assert bool(queue.messages) is bool(held)
         assert queue.size == sum(len(each.payload) for each in held)
         assert queue.held == queue.size + sum(bookkeeping(each.request) for each in held)
     assert list(queue.clear()) == [each.request for each in held]
-    assert (bool(queue), queue.size, queue.held) == (False, 0, 0)
+    assert (bool(queue.messages), queue.size, queue.held) == (False, 0, 0)
 
 
 def test_empty_messages_are_bounded_too() -> None:

@@ -38,11 +38,8 @@ class Queue:
         self.size = 0
         """Bytes of the messages."""
         self._limit = limit
-        self._messages: collections.deque[Waiting] = collections.deque()
+        self.messages: collections.deque[Waiting] = collections.deque()
         self._bookkeeping = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._messages)
 
     @property
     def held(self) -> int:
@@ -62,22 +59,22 @@ class Queue:
 
         """
         cost = bookkeeping(message.request)
-        if self._messages and self._bookkeeping + cost > MAX_BOOKKEEPING:
+        if self.messages and self._bookkeeping + cost > MAX_BOOKKEEPING:
             raise RequestError("buffer-full", "too many messages are waiting")
         self._bookkeeping += cost
-        self._messages.append(message)
+        self.messages.append(message)
         self.size += len(message.payload)
 
     def pop(self) -> Waiting:
         """Take the message that has waited longest."""
-        message = self._messages.popleft()
+        message = self.messages.popleft()
         self.size -= len(message.payload)
         self._bookkeeping -= bookkeeping(message.request)
         return message
 
     def clear(self) -> Iterator[Id]:
         """Give up all; yield their requests."""
-        while self._messages:
+        while self.messages:
             yield self.pop().request
 
 

@@ -17,7 +17,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
 
 from wsplugin.messages import ConnectionErrorCode
-from wsplugin.network.frames import Frames, MessageSink, Taken, Violation, frame
+from wsplugin.network.frames import ALL, Frames, MessageSink, Taken, Violation, frame
 from wsplugin.network.inbox import Inbox
 from wsplugin.network.keepalive import Act, Keepalive
 from wsplugin.network.outbox import Pieces
@@ -263,9 +263,9 @@ class Wire(asyncio.BufferedProtocol):
         turn_end = self._loop.time() + TURN
         while self._reading is not Reading.OVER and not output.full:
             taken = frames.take(inbox, output.batch, BATCH, wanted=not output.gone)
+            if taken is ALL:
+                return False
             match taken:
-                case Taken.ALL:
-                    return False
                 case Taken.PING if self.paused:
                     # RFC 6455 section 5.5.3: one Pong for the latest Ping is enough. A server that
                     # sends Pings and reads nothing gets no more of our memory than that.
