@@ -99,7 +99,6 @@ def test_debug_says_what_runs_and_under_which_options() -> None:
     assert "s3cret" not in log
 
 
-@pytest.mark.xfail(reason="connection.py does not tell the reason yet")
 def test_the_end_of_a_connection_says_its_reason_unless_others_have_worded_it() -> None:
     with Listener() as gone:
         pass

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from msgspec import Struct
 
 from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_error, encode_event
+from wsplugin.log import fault
 from wsplugin.messages import (
     Cause,
     CloseEventPayload,
@@ -203,7 +204,9 @@ class Connection:
             at_once: do not let messages wait for the opening handshake.
 
         """
-        self._ending = self._ending or ending
+        if self._ending is None:
+            self._ending = ending
+            logger.debug("%s: ends (%s)", self.id, ending.cause)
         if self.state < State.OPEN and (at_once or not self._queue.messages):
             self._abort_opening(
                 ending.reason
@@ -280,6 +283,7 @@ class Connection:
 
     def server_closing(self) -> None:
         """Both Close frames are on their way: TCP must end soon."""
+        logger.debug("%s: the server's Close frame has come", self.id)
         if self.state is State.OPEN:
             self._enter(State.CLOSING)
         if self._wire is not None and self._wire.waiting:
@@ -341,8 +345,8 @@ class Connection:
             try:
                 return self._attempt.explain(exc)
             except Exception as bug:  # noqa: BLE001 - whatever it is, the `close` event must come
-                logger.error("%s: cannot explain (%s)", self.id, type(bug).__name__)
-        logger.error("%s: cannot be opened: %s", self.id, type(exc).__name__)
+                logger.error("%s: cannot explain: %s", self.id, fault(bug))
+        logger.error("%s: cannot be opened: %s", self.id, fault(exc))
         return ErrorPayload("the connection could not be opened", "network-error")
 
     def _open_timed_out(self, seconds: float) -> None:
@@ -435,7 +439,7 @@ class Connection:
 
         Its text stays out of the log, since it may repeat what the server or the host sent.
         """
-        logger.error("%s: a fault of the plugin: %s", self.id, type(exc).__name__)
+        logger.error("%s: a fault of the plugin: %s", self.id, fault(exc))
         if self.state is State.CLOSED:
             return
         self._failure = FAULT
@@ -453,7 +457,10 @@ class Connection:
             if timer:
                 timer.cancel()
         close = outcome.close
-        logger.info("%s: closed with %d (%s)", self.id, close.code, close.cause)
+        # Words of the server's or the app's stay out of the log.
+        ours = close.code == 1006 or close.cause not in ("host", "server")
+        why = f": {close.reason}" if ours else ""
+        logger.info("%s: closed with %d (%s)%s", self.id, close.code, close.cause, why)
         try:
             for id in (*self._unanswered, *self._queue.clear()):
                 self._tell(encode_error, not_open(self.id), id)
@@ -474,7 +481,7 @@ class Connection:
         try:
             line = encode(*args)
         except Exception as exc:  # noqa: BLE001 - whatever it is, there is no other way to say it
-            logger.error("%s: a fault of the plugin: %s", self.id, type(exc).__name__)
+            logger.error("%s: a fault of the plugin: %s", self.id, fault(exc))
             line = encode(*args)
         self.output.write(line)
 

@@ -106,3 +106,15 @@ def log_start(settings: "Settings") -> None:
         if name == "proxy" and value not in (None, "none"):
             value = "a URL"  # which may hold credentials
         logger.debug("%s: %s", name, value)
+
+
+def fault(exc: BaseException) -> str:
+    """Say in one line what nobody has foreseen, and where.
+
+    Without the exception's text, which may repeat what the host, an app or a server has said.
+    """
+    where, trace = "", exc.__traceback__
+    while trace is not None:
+        where = f" in {trace.tb_frame.f_code.co_qualname}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(exc).__name__}{where}"

@@ -7,13 +7,13 @@ nobody else.
 import asyncio
 import logging
 import re
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from wsplugin.connection import GRACE, Connection, Ending, not_open
 from wsplugin.decoding import decode_request
 from wsplugin.encoding import encode_answer, encode_done, encode_error
+from wsplugin.log import fault
 from wsplugin.messages import (
     ACTIONS,
     PROTOCOL,
@@ -97,12 +97,10 @@ class Manager:
             else:
                 self._dispatch(request)
         except RequestError as error:
+            logger.debug("a request is refused: %s", error.code)
             self.output.write(encode_error(error, error.id if id is None else id))
         except Exception as exc:  # noqa: BLE001 - the next line must work, whatever it was
-            # A bug of ours. The host gets its answer and the next line works; the exception's
-            # text stays out of the log, since it may repeat what the line held.
-            trace = "".join(traceback.format_tb(exc.__traceback__))
-            logger.error("a request has failed with %s\n%s", type(exc).__name__, trace)
+            logger.error("a request has failed: %s", fault(exc))
             apology = RequestError("invalid-request", "internal error, see the log")
             self.output.write(encode_error(apology, id))
 
@@ -173,6 +171,7 @@ class Manager:
 
     def _background(self, request: Background) -> None:
         self._backgrounds.append((request.id, set(self._connections)))
+        logger.info("background: %d connections end", len(self._places))
         for connection in self._places:
             connection.end(BACKGROUND, GRACE, at_once=True)
         self._answer_backgrounds()

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from wsplugin.input import Input, open_input
 from wsplugin.lines import Lines
+from wsplugin.log import fault
 from wsplugin.manager import Manager
 from wsplugin.messages import RequestError
 from wsplugin.output import BATCH, Output, Sink
@@ -41,13 +41,7 @@ def serve(
         # the arguments of a callback, which asyncio repeats: they may be lines or messages.
         what = str(context.get("message")).partition("(")[0]
         exc = context.get("exception")
-        if exc is None:
-            logger.error("%s", what)
-            return
-        where = ""
-        for frame, number in traceback.walk_tb(exc.__traceback__):
-            where = f" in {frame.f_code.co_qualname}, line {number}"
-        logger.error("%s: %s%s", what, type(exc).__name__, where)
+        logger.error("%s%s", what, "" if exc is None else f": {fault(exc)}")
 
     loop.set_exception_handler(complain)
     # Whatever PYTHONASYNCIODEBUG says: in debug mode asyncio logs callbacks with their arguments.
@@ -129,6 +123,8 @@ class Session:
 
     def stop(self) -> None:
         """End within two seconds."""
+        if not self._stopped:
+            logger.info("the host has gone" if self._output.gone else "told to end")
         self._stopped = True
         # The last word, should a connection not end when it is cut.
         self._loop.call_later(STOP_TIMEOUT, self._idle.set)
@@ -168,6 +164,7 @@ class Session:
             self._output.uncork()
         if exhausted and self._input_ended and not self._finishing:
             self._finishing = True
+            logger.info("end of stdin")
             if self._recorder is not None:
                 self._recorder.end_of_stdin()
             self._manager.linger(self._settings.linger)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
 
+from wsplugin.log import fault
 from wsplugin.messages import ConnectionErrorCode
 from wsplugin.network.frames import ALL, Frames, MessageSink, Taken, Violation, frame
 from wsplugin.network.inbox import Inbox
@@ -339,14 +340,14 @@ class Wire(asyncio.BufferedProtocol):
 
         The exception's text stays out of the log, since it may repeat what the server sent.
         """
-        logger.error("%s: a fault of the plugin: %s", self._listener.id, type(exc).__name__)
+        logger.error("%s: a fault of the plugin: %s", self._listener.id, fault(exc))
         self._output.cut_half_line()
         try:
             self._stop_listening()
             self._protocol.fail(CloseCode.INTERNAL_ERROR, "internal error")
             self.flush()
         except Exception as again:  # noqa: BLE001 - the server has to do without a Close frame
-            logger.error("%s: and no Close frame: %s", self._listener.id, type(again).__name__)
+            logger.error("%s: and no Close frame: %s", self._listener.id, fault(again))
         self._listener.failed(
             "internal-error", "a fault of the plugin has ended the connection, see its log"
         )
