@@ -19,6 +19,7 @@ PURE: dict[str, set[str]] = {
     "messages": set(),
     "lines": {"messages", "mistakes"},
     "places": set(),
+    "deadline": {"network.keepalive"},
     "network.frames": {"messages", "network.inbox"},
     "network.inbox": set(),
     "network.outbox": {"messages"},

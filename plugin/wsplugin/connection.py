@@ -6,13 +6,13 @@ How bytes travel is the business of ``network/``, which is imported with the fir
 import asyncio
 import enum
 import logging
-import math
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
+from wsplugin.deadline import Deadline
 from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_error, encode_event
 from wsplugin.log import fault
 from wsplugin.messages import (
@@ -25,7 +25,6 @@ from wsplugin.messages import (
     OpenPayload,
     RequestError,
 )
-from wsplugin.network.keepalive import look_after
 from wsplugin.network.outbox import Queue, Waiting
 from wsplugin.output import Output
 from wsplugin.policy import Target
@@ -107,8 +106,6 @@ class Connection:
         self.output = owner.output
         self.encoder = MessageEncoder(id, options.binary_type)
         self.state = State.WAITING
-        self.deadline = math.inf
-        """When the connection will be cut, in the event loop's time."""
         self.turn = 0
         """When it was this connection's turn to be read, for fairness: kept by the manager."""
         self._owner = owner
@@ -125,9 +122,7 @@ class Connection:
         self._failure: ErrorPayload | None = None
         # Why a connection that was ended on purpose has not completed its closing handshake.
         self._cut: str | None = None
-        # How long the server may take nothing of what waits, where progress prolongs the end.
-        self._patience: float | None = None
-        self._taken: float = 0
+        self._deadline = Deadline()
         self._open_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
 
@@ -140,6 +135,11 @@ class Connection:
     def held(self) -> int:
         """About how many bytes it takes while it waits for a place."""
         return self._size + self._queue.held
+
+    @property
+    def deadline(self) -> float:
+        """When the connection will be cut, in the event loop's time; infinite if that is open."""
+        return self._deadline.when
 
     def _enter(self, state: State) -> None:
         assert state in MAY_BECOME[self.state], f"{self.state.name} to {state.name}"
@@ -230,27 +230,20 @@ class Connection:
 
     def cut_off(self, grace: float) -> None:
         """Cut the connection after `grace` seconds, unless that has been set to be sooner."""
-        deadline = self._loop.time() + grace
-        if self.state is not State.CLOSED and deadline < self.deadline:
-            self._patience = None
-            self.deadline = deadline
-            self._set_deadline_timer(deadline, grace)
+        if self.state is not State.CLOSED and self._deadline.set(self._loop.time(), grace):
+            self._set_deadline_timer()
 
     def _be_patient(self) -> None:
         """Cut the connection when the server has taken nothing for the close timeout."""
-        patience = self.settings.close_timeout
-        if self.deadline == math.inf:
-            self._patience = patience
-            self._taken = self._wire.taken if self._wire else 0
-            self.deadline = self._loop.time() + patience
-            self._set_deadline_timer(self.deadline, patience)
+        taken = self._wire.taken if self._wire else 0
+        if self._deadline.set_patient(self._loop.time(), self.settings.close_timeout, taken):
+            self._set_deadline_timer()
 
-    def _set_deadline_timer(self, when: float, seconds: float) -> None:
-        if self._patience is not None and self._wire is not None:
-            when = min(when, self._loop.time() + look_after(self._patience))
+    def _set_deadline_timer(self) -> None:
         if self._deadline_timer:
             self._deadline_timer.cancel()
-        self._deadline_timer = self._loop.call_at(when, self._guarded(self._look), seconds)
+        when = self._deadline.next_look(self._loop.time())
+        self._deadline_timer = self._loop.call_at(when, self._guarded(self._look))
 
     def resume(self) -> None:
         """Take what the server has sent while the host was behind."""
@@ -361,7 +354,7 @@ class Connection:
 
     def _abort_opening(self, why: str) -> None:
         self._cut = self._cut or why
-        self.deadline = self._loop.time()
+        self._deadline.set(self._loop.time(), 0)
         if self._task:
             self._cancel_opening()
         else:
@@ -373,22 +366,20 @@ class Connection:
         if self._attempt is not None:
             self._attempt.abandon()  # the server's answer may already be there to be read
 
-    def _look(self, seconds: float) -> None:
+    def _look(self) -> None:
         """See what the server has taken meanwhile, and whether its time is over."""
-        wire, now = self._wire, self._loop.time()
-        if self._patience is not None and wire is not None and wire.taken > self._taken:
-            self._taken = wire.taken
-            self.deadline = now + self._patience
+        now = self._loop.time()
+        if self._wire is not None:
+            self._deadline.look(now, self._wire.taken)
         if now < self.deadline:
-            self._set_deadline_timer(self.deadline, seconds)
-            return
-        # After a stop of the process all times are over: what has arrived is read first. Not by
-        # call_soon(), which would come before the next look at the sockets.
-        self._deadline_timer = self._loop.call_later(0, self._guarded(self._overdue), seconds)
+            self._set_deadline_timer()
+        else:
+            # After a stop of the process all times are over: what has arrived is read first. Not
+            # by call_soon(), which would come before the next look at the sockets.
+            self._deadline_timer = self._loop.call_later(0, self._guarded(self._overdue))
 
-    def _overdue(self, seconds: float) -> None:
-        if self._loop.time() < self.deadline:
-            return
+    def _overdue(self) -> None:
+        seconds = self._deadline.seconds
         self._cut = self._cut or f"the closing handshake took longer than {seconds:g} seconds"
         if self.state < State.OPEN:
             self._abort_opening(self._cut)
@@ -489,17 +480,14 @@ class Connection:
         """Say how it ended: with the Close frame that started it, if both frames were seen."""
         if self._failure:
             return Outcome(self._failure, CloseEventPayload(1006, self._failure.err_msg, "failure"))
-        closing = self._wire.closing if self._wire else None
-        if closing is not None and closing.by_server:
-            return Outcome(None, CloseEventPayload(closing.code, closing.reason, "server"))
-        if self._ending is not None:
+        wire = self._wire
+        closing = wire.closing if wire else None
+        cause: Cause = "server" if wire and wire.close_received else "failure"
+        if self._ending is not None and not (closing and closing.by_server):
             cause = self._ending.cause
-        else:
-            cause = "server" if self._wire and self._wire.close_received else "failure"
         if closing is None:
-            return Outcome(
-                None, CloseEventPayload(1006, self._cut or "the connection was lost", cause)
-            )
+            why = self._cut or "the connection was lost"
+            return Outcome(None, CloseEventPayload(1006, why, cause))
         return Outcome(None, CloseEventPayload(closing.code, closing.reason, cause))
 
 

@@ -1,0 +1,49 @@
+"""When a connection that is to end is cut: a value, with clock and progress handed in."""
+
+import math
+
+from wsplugin.network.keepalive import look_after
+
+
+class Deadline:
+    """The end of the time that a server has, in seconds of the event loop's clock."""
+
+    def __init__(self) -> None:
+        self.when = math.inf
+        """When the connection is to be cut; infinite as long as that is open."""
+        self.seconds = 0.0
+        """The time that the server had, for people."""
+        # Whether the time starts anew with whatever the server takes.
+        self._patient = False
+        self._taken = 0.0
+
+    def set(self, now: float, seconds: float) -> bool:
+        """Let the time be over in so many seconds, unless it is sooner; tell whether it was later.
+
+        Whatever the server takes from now on prolongs nothing.
+        """
+        if now + seconds >= self.when:
+            return False
+        self.when, self.seconds, self._patient = now + seconds, seconds, False
+        return True
+
+    def set_patient(self, now: float, seconds: float, taken: float) -> bool:
+        """Let the time be over when the server has taken nothing for so many seconds.
+
+        Only if it is still open when it is over; tell whether it was. `taken` is how many bytes the
+        server has taken so far.
+        """
+        if self.when < math.inf:
+            return False
+        self.when, self.seconds, self._patient, self._taken = now + seconds, seconds, True, taken
+        return True
+
+    def look(self, now: float, taken: float) -> None:
+        """Take note of how many bytes the server has taken so far."""
+        if self._patient and taken > self._taken:
+            self._taken = taken
+            self.when = now + self.seconds
+
+    def next_look(self, now: float) -> float:
+        """Return when progress is to be looked at, or the time is over."""
+        return min(self.when, now + look_after(self.seconds)) if self._patient else self.when
