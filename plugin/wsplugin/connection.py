@@ -113,7 +113,6 @@ class Connection:
         self._attempt: Attempt | None = None
         self._task: asyncio.Task[None] | None = None
         self._wire: Wire | None = None
-        # Messages that wait for the opening handshake or for the server.
         self._queue = Queue(owner.settings.max_send_buffer)
         # Requests whose message has been written but not yet taken by the operating system.
         self._unanswered: list[Id] = []
@@ -152,7 +151,7 @@ class Connection:
         self._enter(State.CONNECTING)
         logger.info("%s: connecting to %s:%d", self.id, self.target.host, self.target.port)
         self._task = self._loop.create_task(self._connect())
-        # Not code behind an await: a task that is cancelled before it starts runs none of it.
+        # A task that is cancelled before it starts would run nothing behind an await.
         self._task.add_done_callback(self._guarded(self._connect_done))
 
     def send(self, id: Id, opcode: int, payload: bytes | bytearray) -> None:
