@@ -4,11 +4,14 @@ How bytes travel is the business of ``network/``, which is imported with the fir
 """
 
 import asyncio
+import collections
+import contextlib
 import enum
+import functools
 import logging
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol
 
 from msgspec import Struct
 
@@ -91,6 +94,24 @@ class Owner(Protocol):
         """The connection has written its last line and given back its socket."""
 
 
+P = ParamSpec("P")
+
+
+def _netted(
+    method: Callable[Concatenate["Connection", P], None],
+) -> Callable[Concatenate["Connection", P], None]:
+    """Let an exception of a method end its connection, and nothing else."""
+
+    @functools.wraps(method)
+    def call(self: "Connection", /, *args: P.args, **options: P.kwargs) -> None:
+        try:
+            method(self, *args, **options)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the `close` event must come
+            self.faulted(exc)
+
+    return call
+
+
 class Connection:
     """One connection; methods are called on the event loop and never wait.
 
@@ -115,7 +136,7 @@ class Connection:
         self._wire: Wire | None = None
         self._queue = Queue(owner.settings.max_send_buffer)
         # Requests whose message has been written but not yet taken by the operating system.
-        self._unanswered: list[Id] = []
+        self._unanswered: collections.deque[Id] = collections.deque()
         self._size = len(encode(options))  # headers may be as long as a line
         self._ending: Ending | None = None
         self._failure: ErrorPayload | None = None
@@ -146,13 +167,14 @@ class Connection:
 
     # --- what the manager asks for ---
 
+    @_netted
     def connect(self) -> None:
         """Begin the opening handshake: the connection has been given its place."""
         self._enter(State.CONNECTING)
         logger.info("%s: connecting to %s:%d", self.id, self.target.host, self.target.port)
         self._task = self._loop.create_task(self._connect())
         # A task that is cancelled before it starts would run nothing behind an await.
-        self._task.add_done_callback(self._guarded(self._connect_done))
+        self._task.add_done_callback(self._connect_done)
 
     def send(self, id: Id, opcode: int, payload: bytes | bytearray) -> None:
         """Send one message, or queue it; the request is answered when it has been handed on.
@@ -163,25 +185,29 @@ class Connection:
         """
         if self.ending:
             raise not_open(self.id)
-        wire, queue, size = self._wire, self._queue, len(payload)
-        behind = wire.waiting if wire is not None else 0
-        if (behind or queue.messages) and not queue.has_room(size, behind):
-            if wire is not None:
-                wire.flush()  # what waits for the rest of its batch does not wait for the server
-                behind = wire.waiting
-            if not queue.has_room(size, behind):
-                waiting = queue.size + behind
-                raise RequestError(
-                    "buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)"
-                )
-        if wire is None or queue.messages or wire.paused:
-            queue.push(Waiting(id, opcode, payload))
-            return
         try:
-            self._write(wire, id, opcode, payload)
-        except Exception as exc:
-            self._fault(exc)
+            wire, queue, size = self._wire, self._queue, len(payload)
+            behind = wire.waiting if wire is not None else 0
+            if (behind or queue.messages) and not queue.has_room(size, behind):
+                if wire is not None:
+                    # What waits for the rest of its batch does not wait for the server.
+                    wire.flush()
+                    behind = wire.waiting
+                if not queue.has_room(size, behind):
+                    waiting = queue.size + behind
+                    raise RequestError(
+                        "buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)"
+                    )
+            if wire is None or queue.messages or wire.paused:
+                queue.push(Waiting(id, opcode, payload))
+            else:
+                self._write(wire, id, opcode, payload)
+        except RequestError:
             raise
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on
+            # It gets its answer with the others that wait for one.
+            self._unanswered.append(id)
+            self.faulted(exc)
 
     def flush(self) -> None:
         """Write the messages that :meth:`send` has batched."""
@@ -189,8 +215,9 @@ class Connection:
             try:
                 self._wire.flush()
             except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on
-                self._fault(exc)
+                self.faulted(exc)
 
+    @_netted
     def end(self, ending: Ending, grace: float | None = None, *, at_once: bool = False) -> None:
         """End the connection: messages that wait go first, then the closing handshake.
 
@@ -220,6 +247,7 @@ class Connection:
         if self.state is State.OPEN:
             self._pump()
 
+    @_netted
     def end_when_open(self, ending: Ending) -> None:
         """End the connection once its opening handshake is done and its messages are sent."""
         if self.state >= State.OPEN:
@@ -227,6 +255,7 @@ class Connection:
         else:
             self._ending = self._ending or ending
 
+    @_netted
     def cut_off(self, grace: float) -> None:
         """Cut the connection after `grace` seconds, unless that has been set to be sooner."""
         if self.state is not State.CLOSED and self._deadline.set(self._loop.time(), grace):
@@ -242,7 +271,7 @@ class Connection:
         if self._deadline_timer:
             self._deadline_timer.cancel()
         when = self._deadline.next_look(self._loop.time())
-        self._deadline_timer = self._loop.call_at(when, self._guarded(self._look))
+        self._deadline_timer = self._loop.call_at(when, self._look)
 
     def resume(self) -> None:
         """Take what the server has sent while the host was behind."""
@@ -265,9 +294,10 @@ class Connection:
 
     def writable(self) -> None:
         """The server has read on."""
-        for id in self._unanswered:
-            self._answer(id)
-        self._unanswered.clear()
+        while self._unanswered:
+            # One by one: each of those that are left is answered, should this one raise.
+            self._answer(self._unanswered[0])
+            self._unanswered.popleft()
         if self.state is State.OPEN:
             self._pump()
         elif self._wire is not None and self._wire.close_received and not self._wire.waiting:
@@ -298,11 +328,29 @@ class Connection:
 
     def lost(self, why: str) -> None:
         """The TCP connection is down, and everything received has been told."""
-        if self.state is State.CLOSED:
+        if self.state not in (State.OPEN, State.CLOSING):
             return
         if self.state is State.OPEN and self._cut is None:
             self._failure = ErrorPayload(why, "network-error")
         self._cut = self._cut or why
+        self._finish()
+
+    def faulted(self, exc: BaseException) -> None:
+        """An exception that nobody has foreseen: the connection ends at once.
+
+        Its text stays out of the log, since it may repeat what the server or the host sent.
+        """
+        logger.error("%s: a fault of the plugin: %s", self.id, fault(exc))
+        if self.state is State.CLOSED:
+            return
+        self._failure = FAULT
+        try:
+            if self._task is not None:
+                self._cancel_opening()
+            if self._wire is not None:
+                self._wire.abort()
+        except Exception as again:  # noqa: BLE001 - whatever it is, the `close` event must come
+            logger.error("%s: and another: %s", self.id, fault(again))
         self._finish()
 
     # --- the course of things ---
@@ -310,41 +358,46 @@ class Connection:
     async def _connect(self) -> None:
         timeout = self.options.timeout
         seconds = timeout / 1000 if isinstance(timeout, int) else self.settings.open_timeout
-        self._open_timer = self._loop.call_later(
-            seconds, self._guarded(self._open_timed_out), seconds
-        )
+        self._open_timer = self._loop.call_later(seconds, self._open_timed_out, seconds)
         # Not before: a bad line is answered without loading the network libraries.
         from wsplugin.network.opening import Attempt, SystemDialer
 
         self._attempt = Attempt(self, self._owner.dialer or SystemDialer(), seconds)
         await self._attempt.run()
 
+    @_netted
     def _connect_done(self, task: asyncio.Task[None]) -> None:
         exc = None if task.cancelled() else task.exception()
         if self.state is State.CONNECTING:
-            if exc is not None and self._failure is None and self._cut is None:
-                self._failure = self._explain(exc)
+            if exc is not None:
+                failure = self._explain(exc)
+                if self._failure is None and (self._cut is None or failure is FAULT):
+                    self._failure = failure
             self._finish()
         elif exc is not None:
-            self._fault(exc)
+            self.faulted(exc)
         while exc is not None:
             # Frames and exception refer to each other, and to all that a TLS connection holds.
             traceback.clear_frames(exc.__traceback__)
             exc = exc.__cause__ or exc.__context__
 
     def _explain(self, exc: BaseException) -> ErrorPayload:
-        if self._attempt is not None:
-            try:
-                return self._attempt.explain(exc)
-            except Exception as bug:  # noqa: BLE001 - whatever it is, the `close` event must come
-                logger.error("%s: cannot explain: %s", self.id, fault(bug))
-        logger.error("%s: cannot be opened: %s", self.id, fault(exc))
-        return ErrorPayload("the connection could not be opened", "network-error")
+        try:
+            failure = self._attempt.explain(exc) if self._attempt is not None else None
+        except Exception as bug:  # noqa: BLE001 - whatever it is, the `close` event must come
+            logger.error("%s: cannot explain: %s", self.id, fault(bug))
+            failure = None
+        if failure is None:
+            logger.error("%s: a fault of the plugin: %s", self.id, fault(exc))
+            failure = FAULT
+        return failure
 
+    @_netted
     def _open_timed_out(self, seconds: float) -> None:
         # As in _look(): the answer may have arrived while the process was stopped.
-        self._open_timer = self._loop.call_later(0, self._guarded(self._give_up_opening), seconds)
+        self._open_timer = self._loop.call_later(0, self._give_up_opening, seconds)
 
+    @_netted
     def _give_up_opening(self, seconds: float) -> None:
         self._failure = ErrorPayload(
             f"no opening handshake within {seconds:g} seconds", "open-timeout"
@@ -354,6 +407,9 @@ class Connection:
     def _abort_opening(self, why: str) -> None:
         self._cut = self._cut or why
         self._deadline.set(self._loop.time(), 0)
+        if self._open_timer:
+            # It could still come before the task has ended, and call a failure what is none.
+            self._open_timer.cancel()
         if self._task:
             self._cancel_opening()
         else:
@@ -365,6 +421,7 @@ class Connection:
         if self._attempt is not None:
             self._attempt.abandon()  # the server's answer may already be there to be read
 
+    @_netted
     def _look(self) -> None:
         """See what the server has taken meanwhile, and whether its time is over."""
         now = self._loop.time()
@@ -375,8 +432,9 @@ class Connection:
         else:
             # After a stop of the process all times are over: what has arrived is read first. Not
             # by call_soon(), which would come before the next look at the sockets.
-            self._deadline_timer = self._loop.call_later(0, self._guarded(self._overdue))
+            self._deadline_timer = self._loop.call_later(0, self._overdue)
 
+    @_netted
     def _overdue(self) -> None:
         seconds = self._deadline.seconds
         self._cut = self._cut or f"the closing handshake took longer than {seconds:g} seconds"
@@ -389,16 +447,15 @@ class Connection:
         """Write what waits as far as the server takes it, then the Close frame if one waits."""
         wire = self._wire
         assert wire
-        try:
-            while self._queue.messages and not wire.paused:
-                message = self._queue.pop()
-                self._write(wire, message.request, message.opcode, message.payload)
-            wire.flush()
-            if self._ending and not self._queue.messages:
-                self._enter(State.CLOSING)
-                wire.close(self._ending.code, self._ending.reason)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on
-            self._fault(exc)
+        while self._queue.messages and not wire.paused:
+            message = self._queue.messages[0]
+            self._write(wire, message.request, message.opcode, message.payload)
+            # Not before: it has its answer with the others that wait, should its write raise.
+            self._queue.pop()
+        wire.flush()
+        if self._ending and not self._queue.messages:
+            self._enter(State.CLOSING)
+            wire.close(self._ending.code, self._ending.reason)
 
     def _write(self, wire: "Wire", id: Id, opcode: int, payload: bytes | bytearray) -> None:
         wire.send(opcode, payload)
@@ -413,32 +470,6 @@ class Connection:
 
     # --- the end ---
 
-    def _guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """Let an exception of a timer or a callback end this connection, and nothing else."""
-
-        def call(*args: Any) -> None:
-            try:
-                callback(*args)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the `close` event must come
-                self._fault(exc)
-
-        return call
-
-    def _fault(self, exc: BaseException) -> None:
-        """End the connection after an exception that nobody has foreseen.
-
-        Its text stays out of the log, since it may repeat what the server or the host sent.
-        """
-        logger.error("%s: a fault of the plugin: %s", self.id, fault(exc))
-        if self.state is State.CLOSED:
-            return
-        self._failure = FAULT
-        if self._task is not None:
-            self._cancel_opening()
-        if self._wire is not None:
-            self._wire.abort()
-        self._finish()
-
     def _finish(self) -> None:
         """Write the last lines of this connection and give back its place."""
         outcome = self._outcome()
@@ -451,29 +482,23 @@ class Connection:
         ours = close.code == 1006 or close.cause not in ("host", "server")
         why = f": {close.reason}" if ours else ""
         logger.info("%s: closed with %d (%s)%s", self.id, close.code, close.cause, why)
-        try:
-            for id in (*self._unanswered, *self._queue.clear()):
-                self._tell(encode_error, not_open(self.id), id)
+        # From below upwards, and each whatever becomes of the others.
+        with contextlib.ExitStack() as last:
+            last.callback(self._owner.closed, self)
+            last.callback(self._release)
+            last.callback(self.output.insist, encode_event, self.id, close)
             if outcome.error is not None:
-                self._tell(encode_event, self.id, outcome.error)
-            self._tell(encode_event, self.id, close)
-        finally:
-            self._unanswered.clear()
-            if self._wire:
-                # Connection, wire and task refer to each other: without this a few hundred KiB of
-                # buffers and compression would wait for the garbage collector, with each of them.
-                self._wire.release()
-            self._wire = self._attempt = self._task = None
-            self._owner.closed(self)
+                last.callback(self.output.insist, encode_event, self.id, outcome.error)
+            for id in (*self._unanswered, *self._queue.clear()):
+                self.output.insist(encode_error, not_open(self.id), id)
 
-    def _tell(self, encode: Callable[..., bytes], *args: Any) -> None:
-        """Write one of the last lines, which must come even if the encoder has failed once."""
-        try:
-            line = encode(*args)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, there is no other way to say it
-            logger.error("%s: a fault of the plugin: %s", self.id, fault(exc))
-            line = encode(*args)
-        self.output.write(line)
+    def _release(self) -> None:
+        # Connection, wire and task refer to each other: without this a few hundred KiB of buffers
+        # and compression would wait for the garbage collector, with each of them.
+        wire, self._wire, self._attempt, self._task = self._wire, None, None, None
+        self._unanswered.clear()
+        if wire is not None:
+            wire.release()
 
     def _outcome(self) -> Outcome:
         """Say how it ended: with the Close frame that started it, if both frames were seen."""

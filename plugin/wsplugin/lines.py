@@ -1,5 +1,6 @@
 """The host's stream of bytes, split into lines: no descriptors, no event loop."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,14 +26,17 @@ class Lines:
         self._at_start = True
 
     def feed(self, chunk: bytes) -> Iterator[bytes | bytearray | RequestError]:
-        """Take bytes as they come; yield the lines that end in them, without LF.
+        """Take bytes as they come; return the lines that end in them, without LF.
 
         A line that is too long comes as the error to answer it with.
         """
         *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            yield self._take(end)
+        # Not one generator: an exception at one line would end it before the others.
+        return itertools.chain(map(self._take, ends), self._keep(rest))
+
+    def _keep(self, rest: bytes) -> Iterator[RequestError]:
         self._hold(rest)
+        yield from ()
 
     def end(self) -> Iterator[bytes | bytearray | RequestError]:
         """Yield the last line, if the stream ended without LF."""
@@ -54,8 +58,12 @@ class Lines:
 
     def _hold(self, part: bytes) -> None:
         if not self._skipping:
-            self._held += part
-            self._skipping = len(self._held) > self._max_line
+            try:
+                self._held += part
+                self._skipping = len(self._held) > self._max_line
+            except MemoryError:
+                # As if it were beyond the limit: a line with a hole might still be a request.
+                self._skipping = True
         elif len(self._held) < KEPT:
             self._held += part
         if self._skipping:

@@ -98,11 +98,11 @@ class Manager:
                 self._dispatch(request)
         except RequestError as error:
             logger.debug("a request is refused: %s", error.code)
-            self.output.write(encode_error(error, error.id if id is None else id))
+            self.output.insist(encode_error, error, error.id if id is None else id)
         except Exception as exc:  # noqa: BLE001 - the next line must work, whatever it was
             logger.error("a request has failed: %s", fault(exc))
             apology = RequestError("invalid-request", "internal error, see the log")
-            self.output.write(encode_error(apology, id))
+            self.output.insist(encode_error, apology, id)
 
     def flush(self) -> None:
         """Write the messages of all requests since the last call, a write for each connection."""
@@ -140,8 +140,8 @@ class Manager:
         connection = self._find(message.connection)
         if connection is None:
             raise not_open(message.connection)
-        connection.send(message.id, message.opcode, message.data)
         self._batched[connection] = None
+        connection.send(message.id, message.opcode, message.data)
 
     def _create(self, request: Create) -> None:
         options = request.payload
@@ -149,17 +149,23 @@ class Manager:
         check_headers(options.headers)
         check_protocols(options.protocols)
         check_policy(target, self.settings)
-        self._created += 1
-        connection = Connection(f"ws-{self._created}", target, options, self)
-        self._connections[connection.id] = connection
-        self._places.arrive(connection)
+        connection = Connection(f"ws-{self._created + 1}", target, options, self)
+        answer = b""
         if request.id is not None:
-            self.output.write(encode_answer(CreateAnswer(request.id, Created(connection.id))))
-        if (oldest := self._places.evicted()) is not None:
-            oldest.end(self._limit, GRACE, at_once=True)
-        for waiting in self._places.too_many_waiting():
-            waiting.end(self._limit, GRACE, at_once=True)
-        self._give_places()
+            answer = encode_answer(CreateAnswer(request.id, Created(connection.id)))
+        # From here on it exists.
+        self._connections[connection.id] = connection
+        self._created += 1
+        self.output.write(answer)
+        try:
+            self._places.arrive(connection)
+            if (oldest := self._places.evicted()) is not None:
+                oldest.end(self._limit, GRACE, at_once=True)
+            for waiting in self._places.too_many_waiting():
+                waiting.end(self._limit, GRACE, at_once=True)
+            self._give_places()
+        except Exception as exc:  # noqa: BLE001 - the request has its answer and gets no other
+            connection.faulted(exc)
 
     def _close(self, request: Close) -> None:
         payload = request.payload
@@ -220,17 +226,21 @@ class Manager:
     def closed(self, connection: Connection) -> None:
         """Forget a connection that has had its ``close`` event."""
         del self._connections[connection.id]
-        self._places.leave(connection)
-        self._batched.pop(connection, None)
-        for _, awaited in self._backgrounds:
-            awaited.discard(connection.id)
-        self._answer_backgrounds()
-        self._give_places()
-        self._check_idle()
+        try:
+            self._places.leave(connection)
+            self._batched.pop(connection, None)
+            for _, awaited in self._backgrounds:
+                awaited.discard(connection.id)
+            self._answer_backgrounds()
+            self._give_places()
+        finally:
+            self._check_idle()
 
     def _answer_backgrounds(self) -> None:
         while self._backgrounds and not self._backgrounds[0][1]:
-            self._answer(self._backgrounds.pop(0)[0])
+            id, _ = self._backgrounds.pop(0)
+            if id is not None:
+                self.output.insist(encode_done, id)
 
     # --- the end ---
 

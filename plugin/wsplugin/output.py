@@ -4,8 +4,13 @@ Where the bytes go is a :class:`Sink`'s business; ``sink.py`` has the one for de
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+from wsplugin.log import fault
+
+logger = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 2**20
 LOW_WATER: Final = 2**18
@@ -84,6 +89,17 @@ class Output:
         self.batch += line
         self.touch()
 
+    def insist(self, encode: Callable[..., bytes], *args: Any) -> None:
+        """Append one line that must come, even if its encoder fails once."""
+        for _ in range(2):
+            try:
+                line = encode(*args)
+            except Exception as exc:  # noqa: BLE001 - what comes behind it must not be lost as well
+                logger.error("a line to the host cannot be encoded: %s", fault(exc))
+            else:
+                self.write(line)
+                return
+
     def touch(self) -> None:
         """See to it that the batch goes out."""
         if not self._corked and not self._flush_scheduled:
@@ -128,8 +144,9 @@ class Output:
             del batch[:written]
             if not batch:
                 return
-        self.batch = bytearray()
+        empty = bytearray()
         self._sink.write_later(batch)
+        self.batch = empty
         if not self.full and self._sink.waiting > HIGH_WATER:
             self.full = True
             self._sink.notify_at(LOW_WATER)

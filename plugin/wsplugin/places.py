@@ -65,10 +65,10 @@ class Places(Generic[C]):
 
     def leave(self, connection: C) -> None:
         """Forget a connection, which has had its ``close`` event."""
-        del self._all[connection]
-        if connection in self._holding:
-            del self._holding[connection]
-        else:
+        # An exception may have kept it from being in all of them.
+        self._all.pop(connection, None)
+        self._holding.pop(connection, None)
+        if connection in self._waiting:
             self._waiting.remove(connection)
 
     def evicted(self) -> C | None:
@@ -90,8 +90,9 @@ class Places(Generic[C]):
         """Give a free place to who has waited longest; return who that is, if anybody."""
         if not self._waiting or len(self._holding) >= self._limit:
             return None
-        connection = self._waiting.popleft()
+        connection = self._waiting[0]
         self._holding[connection] = None
+        self._waiting.popleft()
         return connection
 
     def hurried(self) -> list[C]:

@@ -150,15 +150,18 @@ class Session:
         self._output.cork()
         try:
             while not self._output.full and not exhausted:
-                line = next(self._lines, None)
-                if line is None:
-                    exhausted = True
-                    continue
-                if self._recorder is not None:
-                    self._recorder.line_in(line)
-                self._manager.handle(line)
-                if len(self._output.batch) > BATCH:
-                    self._output.flush()
+                try:
+                    line = next(self._lines, None)
+                    if line is None:
+                        exhausted = True
+                        continue
+                    if self._recorder is not None:
+                        self._recorder.line_in(line)
+                    self._manager.handle(line)
+                    if len(self._output.batch) > BATCH:
+                        self._output.flush()
+                except Exception as exc:  # noqa: BLE001 - the lines behind it must be carried out
+                    logger.error("a line has failed: %s", fault(exc))
             self._manager.flush()
         finally:
             self._output.uncork()

@@ -51,15 +51,19 @@ class Exchange(asyncio.Protocol):
 
     def abandon(self) -> None:
         """Cut the connection and take nothing any more, be it there to be read already."""
-        self.done.cancel()
+        if not self.done.cancel() and not self.done.cancelled():
+            self.done.exception()  # it may be that nobody has come so far as to ask for it
         if self.transport is not None:
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP, and TLS where wanted, are up (``asyncio.BaseProtocol``)."""
         self.transport = cast(asyncio.Transport, transport)
-        self._on_connected()
-        self.transport.write(self._request)
+        try:
+            self._on_connected()
+            self.transport.write(self._request)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the attempt must learn of it
+            self._fail(exc)
 
     def pause_writing(self) -> None:
         """The peer is slow to read the request (``asyncio.BaseProtocol``)."""
@@ -78,14 +82,19 @@ class Exchange(asyncio.Protocol):
             response = self._reader.feed(data)
             if response is not None:
                 self._on_response(response)
-                self.done.set_result(None)
+                # What came behind the response may have led to the end.
+                if not self.done.done():
+                    self.done.set_result(None)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the attempt must learn of it
-            self.done.set_exception(exc)
+            self._fail(exc)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """TCP is down (``asyncio.BaseProtocol``)."""
+        self._fail(exc or EndOfStream())
+
+    def _fail(self, exc: Exception) -> None:
         if not self.done.done():
-            self.done.set_exception(exc or EndOfStream())
+            self.done.set_exception(exc)
 
 
 class EndOfStream(ConnectionError):

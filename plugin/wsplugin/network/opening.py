@@ -337,13 +337,21 @@ class Attempt:
             raise BadResponse("the response is one of HTTP/1.0")
         self._protocol.process_response(response)
         wire = Wire(self._opener, exchange.transport, self._protocol, paused=exchange.paused)
-        self._opener.opened(wire, fields(response.headers))
-        wire.start(exchange.rest)
+        try:
+            self._opener.opened(wire, fields(response.headers))
+            wire.start(exchange.rest)
+        except Exception as exc:  # noqa: BLE001 - the attempt is over, and has nothing to explain
+            self._opener.faulted(exc)
 
     # --- how it failed ---
 
-    def explain(self, exc: BaseException) -> ErrorPayload:
-        """Say in the contract's words why :meth:`run` has failed."""
+    def explain(self, exc: BaseException) -> ErrorPayload | None:
+        """Say in the contract's words why :meth:`run` has failed; None for a fault of the plugin.
+
+        Of the network, of servers and of proxies comes nothing else than these.
+        """
+        if not isinstance(exc, OSError | Failed | BadResponse | InvalidHandshake | InvalidProxy):
+            return None
         where = f"{self._target.host}:{self._target.port}"
         if isinstance(exc, Failed):
             return exc.payload

@@ -58,6 +58,9 @@ class Listener(Protocol):
     def lost(self, why: str) -> None:
         """The TCP connection is down, and everything received before has been told."""
 
+    def faulted(self, exc: Exception) -> None:
+        """An exception that nobody has foreseen: the connection ends at once, all others go on."""
+
 
 class Reading(enum.Enum):
     """What becomes of the bytes that the server sends."""
@@ -221,36 +224,53 @@ class Wire(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return room for the next read (``asyncio.BufferedProtocol``)."""
-        # At the end of a TLS stream asyncio reads once: there must be room for all that is left.
-        return self._inbox.room(sizehint + TLS_RECORD if self._secure else 1)
+        try:
+            # At the end of a TLS stream asyncio reads once: there must be room for all that is
+            # left.
+            return self._inbox.room(sizehint + TLS_RECORD if self._secure else 1)
+        except Exception as exc:  # noqa: BLE001 - the one net, see _break
+            self._break(exc)
+            return memoryview(bytearray(1))  # none at all would be an error of asyncio's
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take `nbytes` more (``asyncio.BufferedProtocol``)."""
-        self._inbox.filled(nbytes)
-        self._meter.read += nbytes
+        try:
+            self._inbox.filled(nbytes)
+            self._meter.read += nbytes
+        except Exception as exc:  # noqa: BLE001 - the one net, see _break
+            self._break(exc)
         self._receive()
 
     def _receive(self) -> None:
         """Take what can be taken out of the inbox, as long as the host keeps up."""
-        output = self._output
-        output.cork()
-        others_turn = False
         try:
-            others_turn = self._take()
-        except Violation as violation:
-            self._fail(violation)
+            self._output.cork()
+            try:
+                others_turn = self._take()
+            except Violation as violation:
+                others_turn = False
+                self._fail(violation)
+            except Exception:
+                # Before it goes out.
+                self._output.cut_half_line()
+                raise
+            finally:
+                self._output.uncork()
+            # Now that it has gone out: so each server has its one read in turn, whoever filled the
+            # output.
+            self._go_on_reading(others_turn=others_turn)
         except Exception as exc:  # noqa: BLE001 - the one net, see _break
             self._break(exc)
-        finally:
-            output.uncork()
-        # Not before this: so each server has its one read in turn, whoever filled the output.
+
+    def _go_on_reading(self, *, others_turn: bool) -> None:
+        """Read on, or not; tell of a loss once there is nothing more to be read."""
         if self._reading is Reading.OVER:
             self._inbox.clear()
         elif others_turn:
             self._hold(Reading.YIELDING)
             self._loop.call_soon(self._go_on)
             return
-        elif output.full:
+        elif self._output.full:
             self._hold(Reading.BEHIND)
             return
         elif self._reading is not Reading.ON:
@@ -338,21 +358,15 @@ class Wire(asyncio.BufferedProtocol):
     def _break(self, exc: Exception) -> None:
         """End the connection after what nobody has foreseen; all others go on.
 
-        The exception's text stays out of the log, since it may repeat what the server sent.
+        Without waiting for the server: nobody knows what state we are in.
         """
-        logger.error("%s: a fault of the plugin: %s", self._listener.id, fault(exc))
-        self._output.cut_half_line()
         try:
             self._stop_listening()
             self._protocol.fail(CloseCode.INTERNAL_ERROR, "internal error")
             self.flush()
         except Exception as again:  # noqa: BLE001 - the server has to do without a Close frame
-            logger.error("%s: and no Close frame: %s", self._listener.id, fault(again))
-        self._listener.failed(
-            "internal-error", "a fault of the plugin has ended the connection, see its log"
-        )
-        # Without waiting for the server: nobody knows what state we are in.
-        self.abort()
+            logger.error("%s: no Close frame: %s", self._listener.id, fault(again))
+        self._listener.faulted(exc)
 
     def abort(self) -> None:
         """Cut the TCP connection; ``lost`` follows."""
@@ -394,20 +408,26 @@ class Wire(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """Let the transport close itself; ``connection_lost`` follows."""
-        if self._protocol.close_rcvd is None:
-            # Without waiting for a server that does not read what is still to be written.
-            self._transport.abort()
+        try:
+            if self._protocol.close_rcvd is None:
+                # Without waiting for a server that does not read what is still to be written.
+                self._transport.abort()
+        except Exception as exc:  # noqa: BLE001 - the one net, see _break
+            self._break(exc)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """TCP is down; what it has brought may still have to wait for the host."""
-        self._stop_keepalive()
-        self._pieces.clear()
         rest = None
-        if exc is not None and not self._secure:
-            # When a write fails, asyncio drops what the server had sent before it went.
-            with contextlib.suppress(OSError):  # no descriptor is left
-                rest = self._transport.get_extra_info("socket").dup()
-        self._loss = Loss(exc, rest)
+        try:
+            if exc is not None and not self._secure:
+                # When a write fails, asyncio drops what the server had sent before it went.
+                with contextlib.suppress(OSError):  # no descriptor is left
+                    rest = self._transport.get_extra_info("socket").dup()
+            self._loss = Loss(exc, rest)
+            self._stop_keepalive()
+            self._pieces.clear()
+        except Exception as bug:  # noqa: BLE001 - the one net, see _break
+            self._break(bug)
         self._receive()
 
     def _read_rest(self) -> bool:
@@ -442,6 +462,9 @@ class Wire(asyncio.BufferedProtocol):
         """Give back memory, when the connection is done with."""
         self._stop_keepalive()
         self._reading = Reading.OVER
+        if self._loss is not None and self._loss.rest is not None:
+            self._loss.rest.close()
+        self._loss = None
         self._inbox.release()
         self._frames.release()
 

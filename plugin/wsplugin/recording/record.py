@@ -10,6 +10,7 @@ import stat
 import time
 from typing import Final
 
+from wsplugin.log import fault
 from wsplugin.messages import WHITE_SPACE, RequestError
 from wsplugin.recording.redaction import event_or_answer_text, request_text
 
@@ -40,18 +41,24 @@ class Recorder:
 
     def line_in(self, line: bytes | bytearray | RequestError) -> None:
         """Record one of the host's lines, before it is carried out."""
-        if isinstance(line, RequestError):
-            self._write("> <a line that is too long>")
-        elif line.strip(WHITE_SPACE):
-            self._write("> " + request_text(line, redact_data=self._redact_data))
+        try:
+            if isinstance(line, RequestError):
+                self._write("> <a line that is too long>")
+            elif line.strip(WHITE_SPACE):
+                self._write("> " + request_text(line, redact_data=self._redact_data))
+        except Exception as exc:  # noqa: BLE001 - the line must be carried out, whatever it is
+            self._fail(fault(exc))
 
     def lines_out(self, lines: bytes | bytearray) -> None:
         """Record lines to the host, before they are written."""
-        texts = (
-            event_or_answer_text(line, redact_data=self._redact_data)
-            for line in lines.splitlines()  # on bytes: LF and CR only, and JSON has neither
-        )
-        self._write(*("< " + text for text in texts))
+        try:
+            texts = (
+                event_or_answer_text(line, redact_data=self._redact_data)
+                for line in lines.splitlines()  # on bytes: LF and CR only, and JSON has neither
+            )
+            self._write(*("< " + text for text in texts))
+        except Exception as exc:  # noqa: BLE001 - the lines must be written, whatever it is
+            self._fail(fault(exc))
 
     def end_of_stdin(self) -> None:
         """Record that the host has closed the plugin's stdin."""
@@ -78,13 +85,13 @@ class Recorder:
             while data:
                 data = data[os.write(self._fd, data) :]
         except OSError as exc:
-            self._fail(exc)
+            self._fail(exc.strerror or fault(exc))
 
-    def _fail(self, exc: OSError) -> None:
+    def _fail(self, why: str) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-        logger.warning("recording has ended: %s", exc.strerror)
+        logger.warning("recording has ended: %s", why)
 
 
 def open_private(path: str) -> int:
