@@ -26,12 +26,17 @@ class Checker:
         """Events by connection."""
         self.sent: dict[str, list[Any]] = {}
         """Data of the sends answered with `{}`, by connection."""
+        self.faulty = False
+        """Whether a request may be answered with an apology for a fault of the plugin."""
         self.ended = 0
         """How many connections have had their `close` event."""
         self._order: dict[Any, int] = {}
         self._refused: dict[str, int] = {}
         self._existed: dict[Any, list[str]] = {}
         self._error: str | None = None
+        # Requests without id, which are answered only if they fail; and lines without an id that
+        # can be read, which are answered with an error.
+        self._unnamed: list[dict[str, Any]] = []
 
     def request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take note of a request, before it is written; return it."""
@@ -41,7 +46,26 @@ class Checker:
             self._order[request["id"]] = len(self._order)
             if request["action"] == "app-background":
                 self._existed[request["id"]] = list(self.created)
+        else:
+            request |= {"codes": REQUEST_CODES, "optional": True}
+            self._unnamed.append(request)
         return request
+
+    def expect_error(self, id: Any, *codes: str) -> dict[str, Any]:
+        """Take note of a line that must be answered with an error, before it is written.
+
+        Returns:
+            What stands for it in :attr:`pending`.
+
+        """
+        line = {"id": id, "action": None, "codes": codes, "optional": False}
+        if id is None:
+            self._unnamed.append(line)
+        else:
+            assert id not in self.pending
+            self.pending[id] = line
+            self._order[id] = len(self._order)
+        return line
 
     def line(self, line: Any) -> None:
         """Check the next line."""
@@ -54,10 +78,19 @@ class Checker:
         else:
             self._answer(line)
 
+    def forget(self, request: dict[str, Any]) -> None:
+        """Expect no answer to a request, or to what stands for one, that was not read."""
+        if request.get("id") is None:
+            self._unnamed.remove(request)
+        else:
+            del self.pending[request["id"]]
+
     def finish(self) -> None:
         """Check that nothing is owed."""
         if self.pending:
             raise Violation(f"without answer: {self.pending}")
+        if any(not line["optional"] for line in self._unnamed):
+            raise Violation(f"without answer: {self._unnamed}")
         for id, events in self.events.items():
             if not events or events[-1][0] != "close":
                 raise Violation(f"{id} has not been closed: {events}")
@@ -67,13 +100,23 @@ class Checker:
         return bool(self.events[id]) and self.events[id][-1][0] == "close"
 
     def _answer(self, line: Any) -> None:
+        if line["id"] is None:
+            self._answer_unnamed(line)
+            return
         request = self.pending.pop(line["id"], None)
         if request is None:
             raise Violation(f"not asked for: {line}")
         action = request["action"]
+        if action is None:
+            if self.faulty and line.get("error", {}).get("code") == "invalid-request":
+                return
+            if line.get("error", {}).get("code") not in request["codes"]:
+                raise Violation(f"{line} to what must be {request['codes']}")
+            return
         id = request.get("payload", {}).get("id")
         if "error" in line:
-            if line["error"]["code"] not in REQUEST_CODES:
+            apology = self.faulty and line["error"]["errMsg"].startswith("internal error")
+            if line["error"]["code"] not in REQUEST_CODES and not apology:
                 raise Violation(f"{line} to {request}")
             if action == "websocket-send" and line["error"]["code"] == "not-open":
                 self._refused.setdefault(id, self._order[line["id"]])
@@ -93,6 +136,15 @@ class Checker:
             left = [id for id in self._existed[line["id"]] if not self.closed(id)]
             if left:
                 raise Violation(f"{line} before the end of {left}")
+
+    def _answer_unnamed(self, line: Any) -> None:
+        # What must be answered goes first: what may be is answered with the same codes.
+        for request in sorted(self._unnamed, key=lambda request: bool(request["optional"])):
+            apology = self.faulty and line["error"]["errMsg"].startswith("internal error")
+            if line.get("error", {}).get("code") in request["codes"] or apology:
+                self._unnamed.remove(request)
+                return
+        raise Violation(f"not asked for: {line}")
 
     def _event(self, id: str, name: str, payload: Any) -> None:
         if id not in self.events:
@@ -124,5 +176,7 @@ class Checker:
             raise Violation(f"cause of {id} with{'' if failed else 'out'} error: {payload}")
         if (failed or code == 1006) and not (code == 1006 and reason):
             raise Violation(f"an abnormal end of {id} must be 1006, and say why: {payload}")
-        if cause == "server" and code == 1006:
+        # A server that closes and does not take our answer has not completed its handshake.
+        stuck = reason.startswith("the closing handshake took longer")
+        if cause == "server" and code == 1006 and not stuck:
             raise Violation(f"no server can close with 1006: {payload}")

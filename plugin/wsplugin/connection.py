@@ -289,6 +289,7 @@ class Connection:
         logger.info("%s: open", self.id)
         self.output.write(encode_event(self.id, OpenPayload(headers)))
         if self._ending:
+            self._deadline.count_from(wire.taken)
             self._be_patient()
         self._pump()
 
@@ -448,10 +449,13 @@ class Connection:
         wire = self._wire
         assert wire
         while self._queue.messages and not wire.paused:
-            message = self._queue.messages[0]
-            self._write(wire, message.request, message.opcode, message.payload)
-            # Not before: it has its answer with the others that wait, should its write raise.
-            self._queue.pop()
+            message = self._queue.pop()
+            try:
+                self._write(wire, message.request, message.opcode, message.payload)
+            except Exception:
+                # It has its answer with the others that wait for one.
+                self._unanswered.append(message.request)
+                raise
         wire.flush()
         if self._ending and not self._queue.messages:
             self._enter(State.CLOSING)

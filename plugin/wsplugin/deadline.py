@@ -16,13 +16,16 @@ class Deadline:
         # Whether the time starts anew with whatever the server takes.
         self._patient = False
         self._taken = 0.0
+        # What progress cannot prolong it beyond.
+        self._latest = math.inf
 
     def set(self, now: float, seconds: float) -> bool:
         """Let the time be over in so many seconds, unless it is sooner; tell whether it was later.
 
         Whatever the server takes from now on prolongs nothing.
         """
-        if now + seconds >= self.when:
+        self._latest = min(self._latest, now + seconds)
+        if now + seconds > self.when or (not self._patient and now + seconds == self.when):
             return False
         self.when, self.seconds, self._patient = now + seconds, seconds, False
         return True
@@ -38,11 +41,15 @@ class Deadline:
         self.when, self.seconds, self._patient, self._taken = now + seconds, seconds, True, taken
         return True
 
+    def count_from(self, taken: float) -> None:
+        """Take no note of what the server has taken before it could take what waits."""
+        self._taken = taken
+
     def look(self, now: float, taken: float) -> None:
         """Take note of how many bytes the server has taken so far."""
         if self._patient and taken > self._taken:
             self._taken = taken
-            self.when = now + self.seconds
+            self.when = min(now + self.seconds, self._latest)
 
     def next_look(self, now: float) -> float:
         """Return when progress is to be looked at, or the time is over."""

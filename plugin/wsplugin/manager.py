@@ -78,6 +78,7 @@ class Manager:
         # Requests of app-background, each with the connections that it still waits for.
         self._backgrounds: list[tuple[Id, set[str]]] = []
         self._ending = False
+        self._lingering: asyncio.TimerHandle | None = None
         self._stopped = False
 
     def handle(self, line: bytes | bytearray | RequestError) -> None:
@@ -255,7 +256,7 @@ class Manager:
         """As :meth:`finish`, in so many seconds or as soon as the servers have closed all."""
         if seconds > 0 and self._connections:
             self._ending = True
-            asyncio.get_running_loop().call_later(seconds, self.finish)
+            self._lingering = asyncio.get_running_loop().call_later(seconds, self.finish)
         else:
             self.finish()
 
@@ -269,4 +270,6 @@ class Manager:
     def _check_idle(self) -> None:
         if self._ending and not self._connections:
             self._ending = False
+            if self._lingering is not None:
+                self._lingering.cancel()
             self._on_idle()

@@ -88,6 +88,7 @@ class Session:
         self._input_ended = False
         self._finishing = False
         self._flushing: asyncio.Timeout | None = None
+        self._last_word: asyncio.TimerHandle | None = None
         self._stopped = False
         self._idle = asyncio.Event()
         self._output = Output(sink, loop, on_drained=self._drained, on_gone=self.stop)
@@ -112,6 +113,8 @@ class Session:
                 await self._output.drain()
         except TimeoutError:
             pass  # told to stop, and the host does not read
+        if self._last_word is not None:
+            self._last_word.cancel()
         self._input.close()
         self._output.close()
         return 1 if self._output.gone else 0
@@ -127,7 +130,8 @@ class Session:
             logger.info("the host has gone" if self._output.gone else "told to end")
         self._stopped = True
         # The last word, should a connection not end when it is cut.
-        self._loop.call_later(STOP_TIMEOUT, self._idle.set)
+        if self._last_word is None:
+            self._last_word = self._loop.call_later(STOP_TIMEOUT, self._idle.set)
         if self._flushing is not None and self._flushing.when() is None:
             self._flushing.reschedule(self._loop.time() + FLUSH_TIMEOUT)
         self._manager.stop()

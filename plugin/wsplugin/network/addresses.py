@@ -60,12 +60,12 @@ async def race(
     """
     loop = asyncio.get_running_loop()
     waiting = in_turn(addresses)[::-1]
-    attempts: set[asyncio.Task[socket.socket]] = set()
+    attempts: list[asyncio.Task[socket.socket]] = []
     failures: list[OSError] = []
     try:
         while waiting or attempts:
             if waiting and len(attempts) < MOST_SOCKETS:
-                attempts.add(loop.create_task(connect(waiting.pop())))
+                attempts.append(loop.create_task(connect(waiting.pop())))
             may_add = waiting and len(attempts) < MOST_SOCKETS
             await asyncio.wait(
                 attempts,
@@ -79,9 +79,9 @@ async def race(
                     # With its traceback it would hold this frame, the list and the winner, in a
                     # circle that only the garbage collector opens.
                     failures.append(exc.with_traceback(None))
-                    attempts.discard(task)
+                    attempts.remove(task)
                 else:
-                    attempts.discard(task)
+                    attempts.remove(task)
                     return sock
         raise AllFailed(failures)
     finally:

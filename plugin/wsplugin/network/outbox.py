@@ -6,7 +6,6 @@ a second time, since asyncio's TLS transport counts nothing of what it has been 
 """
 
 import collections
-from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -72,10 +71,12 @@ class Queue:
         self._bookkeeping -= bookkeeping(message.request)
         return message
 
-    def clear(self) -> Iterator[Id]:
-        """Give up all; yield their requests."""
-        while self.messages:
-            yield self.pop().request
+    def clear(self) -> list[Id]:
+        """Give up all; return their requests."""
+        requests = [message.request for message in self.messages]
+        self.messages.clear()
+        self.size = self._bookkeeping = 0
+        return requests
 
 
 def bookkeeping(id: Id) -> int:

@@ -125,6 +125,7 @@ class Wire(asyncio.BufferedProtocol):
         self._batched = 0
         self._pieces = Pieces(WRITE_HIGH_WATER)
         self._pong = b""
+        self._close_has_left = False
         self._cut_short = False
         self._loss: Loss | None = None
         self._keepalive = Keepalive(
@@ -198,6 +199,16 @@ class Wire(asyncio.BufferedProtocol):
         self._protocol.send_close(code, reason)
         self.flush()
         self._end = self._position()
+        self._watch_close()
+
+    def _watch_close(self) -> None:
+        """See when our Close frame, the last thing there is to send, has left."""
+        if self._transport.is_closing():
+            return  # asyncio has dropped it
+        if self.waiting:
+            self._transport.set_write_buffer_limits(0)
+        else:
+            self._close_has_left = True
 
     def tell_when_all_has_left(self) -> None:
         """Call ``writable`` once the operating system has got all that waits."""
@@ -215,10 +226,13 @@ class Wire(asyncio.BufferedProtocol):
             if self._pong and not self._pieces.waiting:
                 pong, self._pong = self._pong, b""
                 self._write(pong)
+            if self._protocol.close_sent is not None and not self.waiting:
+                self._close_has_left = True
             if not self._pieces.waiting and not self.paused:
                 self._listener.writable()
         except Exception as exc:  # noqa: BLE001 - the one net, see _break
-            self._break(exc)
+            # Not at once: a transport that is cut while it calls us tells of its end twice.
+            self._loop.call_soon(self._break, exc)
 
     # --- receiving ---
 
@@ -300,6 +314,7 @@ class Wire(asyncio.BufferedProtocol):
                     self._stop_listening()
                     self.flush()
                     self._end = min(self._end, self._position())
+                    self._watch_close()
                     self._listener.server_closing()
                     return False
             if len(output.batch) > BATCH:
@@ -370,8 +385,9 @@ class Wire(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Cut the TCP connection; ``lost`` follows."""
-        if not self._transport.is_closing():
-            self._cut_short = self.waiting > 0
+        if self._loss is None:
+            # Also where asyncio is closing already, and still has something to write.
+            self._cut_short = not self._close_has_left
         self._stop_listening()
         self._inbox.clear()
         self._transport.abort()
@@ -397,7 +413,8 @@ class Wire(asyncio.BufferedProtocol):
         sent, received = self._protocol.close_sent, self._protocol.close_rcvd
         if sent is None or received is None or self._cut_short:
             return None
-        if self._protocol.close_rcvd_then_sent:
+        # Ours has not left, and the server has gone: it has closed, and we have not.
+        if self._protocol.close_rcvd_then_sent or not self._close_has_left:
             return Closing(int(received.code), received.reason, by_server=True)
         return Closing(int(sent.code), sent.reason, by_server=False)
 

@@ -1,0 +1,107 @@
+"""What must hold whenever the plugin sleeps: that it has nothing left to do.
+
+A wake-up that is lost shows here at once, and not only when some timeout covers it up.
+"""
+
+from typing import Any
+
+from simulation.bounds import Bounds
+from simulation.host import Host
+from simulation.network import FIRST_PORT, Network
+from simulation.script import Script
+from simulation.servers import Server
+from simulation.world import Violation
+
+
+class Quiet:
+    """Checks one run whenever its process sleeps.
+
+    Args:
+        session: the plugin's; set when it exists.
+
+    """
+
+    def __init__(self, host: Host, network: Network, script: Script, bounds: Bounds) -> None:
+        self.world = host.world
+        self.host = host
+        self.network = network
+        self.script = script
+        self.bounds = bounds
+        self.session: Any = None
+        self.told: dict[str, int] = {}
+        """How many messages of each connection the plugin has told."""
+        self.failing: set[str] = set()
+        """Connections that the plugin has given up, and need not listen to."""
+
+    def check(self) -> None:
+        """Look at everything."""
+        if self.session is None or self.host.stdout.gone:
+            return
+        try:
+            self._check()
+        except Violation as violation:
+            self.world.fail(violation)
+
+    def _check(self) -> None:
+        stdout = self.host.stdout
+        output = self.session._output
+        if output.batch:
+            raise Violation(f"lines wait that nobody will write: {bytes(output.batch[:200])!r}")
+        self.bounds.asleep()
+        if stdout.holding:
+            return
+        if output.full:
+            raise Violation("the output stays full, and the host has read all")
+        if self.host.stdin.neglected:
+            raise Violation("nobody reads stdin")
+        for port, server in self.network.served():
+            self._check_link(f"ws-{port - FIRST_PORT + 1}", server)
+        for request in self.host.checker.pending.values():
+            if request["id"] in self.host.taken:
+                self._check_request(request)
+
+    def _check_link(self, id: str, server: Server) -> None:
+        """Everything that has come must have been read, and all messages in it told."""
+        link = server.peer.link
+        if not server.opened or link.silent:
+            return
+        if id not in self.host.checker.events or self.host.checker.closed(id):
+            return
+        if self.bounds.dead_from(self.bounds.lives[id]) <= self.world.now:
+            self.failing.add(id)
+        if link.down.unread:
+            raise Violation(f"{id}: nobody reads what the server has sent")
+        if server.broke or id in self.failing:
+            return
+        consumed = link.down.acknowledged - len(link.down.unread)
+        due = server.due(consumed)
+        told = self.told.get(id, 0)
+        if due > told:
+            raise Violation(f"{id}: {due - told} messages were read and not told")
+        if not server.well:
+            return
+        done = len(self.script.done.get(id, ()))
+        if done > len(server.received):
+            raise Violation(f"{id}: {done - len(server.received)} answered messages have not left")
+        if server.pinged and server.pinged[1] <= consumed and server.pinged[0] != server.ponged:
+            raise Violation(f"{id}: {server.pinged} was answered with {server.ponged!r}")
+
+    def _check_request(self, request: dict[str, Any]) -> None:
+        """A request must have been answered unless something is still to happen for it."""
+        match request["action"]:
+            case "websocket-send":
+                self._check_send(request)
+            case "app-background":
+                if not self.session._manager._connections:
+                    raise Violation(f"{request} waits for nobody")
+            case _:
+                raise Violation(f"{request} has not been answered")
+
+    def _check_send(self, request: dict[str, Any]) -> None:
+        id = request["payload"]["id"]
+        events = self.host.checker.events.get(id, [])
+        if not any(name == "open" for name, _ in events) or id in self.failing:
+            return
+        servers = self.network.servers.get(int(id[3:]) - 1 + FIRST_PORT, [])
+        if all(server.well for server in servers):
+            raise Violation(f"{request} waits, and the server has read everything")

@@ -1,0 +1,81 @@
+"""Faults planted in a copy of the plugin, one after another: each is found within 1,000 seeds."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from simulation.plant import FOUND, SOURCE, apply, plant, replace
+
+SEEDS = "--runs=1000"
+
+PLANTS = {
+    "lose a wake-up": replace(
+        "connection.py",
+        "        self._unanswered.clear()\n        if self.state is State.OPEN:\n",
+        "        self._unanswered.clear()\n        if False:\n",
+    ),
+    "take bytes twice": replace(
+        "network/frames.py",
+        "            inbox.start = start\n",
+        "            inbox.start = start if len(batch) <= limit else inbox.start\n",
+    ),
+    "forget a timer": replace(
+        "connection.py",
+        "for timer in (self._open_timer, self._deadline_timer):",
+        "for timer in (self._open_timer,):",
+    ),
+    "answer twice": replace(
+        "connection.py",
+        "            self._answer(id)\n        self._unanswered.clear()\n",
+        "            self._answer(id)\n",
+    ),
+    "keep a place": replace(
+        "places.py",
+        "            del self._holding[connection]\n",
+        "            self._kept = [*getattr(self, '_kept', []), connection]\n"
+        "            if len(self._kept) != 2:\n"
+        "                del self._holding[connection]\n",
+    ),
+    "pause and never resume": replace(
+        "session.py",
+        "            self._input.resume()\n        self._manager.resume()",
+        "            pass",
+    ),
+    "be a moment late": replace("connection.py", "GRACE: Final = 1.0", "GRACE: Final = 1.001"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_fault_is_found(name: str) -> None:
+    done = plant(PLANTS[name], SEEDS)
+    assert done.returncode == FOUND, done.stdout + done.stderr
+    assert "python tests/simulation --seed " in done.stdout
+
+
+def test_a_diff_is_applied(tmp_path: Path) -> None:
+    """The package is the changed copy and nothing else."""
+    path = SOURCE / "connection.py"
+    old = path.read_text()
+    new = old.replace("GRACE: Final = 1.0\n", "GRACE: Final = 1.5\n")
+    assert new != old
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.write_text(old)
+    after.write_text(new)
+    diff = subprocess.run(
+        ["git", "diff", "--no-index", str(before), str(after)], stdout=subprocess.PIPE, check=False
+    ).stdout.decode()
+    name = "plugin/wsplugin/connection.py"
+    for side, file in (("a", before), ("b", after)):
+        diff = diff.replace(f"{side}{file}", f"{side}/{name}")
+    patch = tmp_path / "patch"
+    patch.write_text(diff)
+    done = plant(apply(patch), "--runs=100")
+    assert done.returncode == FOUND, done.stdout + done.stderr
+    assert "too late" in done.stdout
+
+
+def test_a_plant_that_does_not_fit_is_no_find() -> None:
+    with pytest.raises(LookupError, match="holds 0 times"):
+        plant(replace("connection.py", "no such text", ""))
