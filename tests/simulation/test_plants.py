@@ -12,8 +12,8 @@ SEEDS = "--runs=1000"
 PLANTS = {
     "lose a wake-up": replace(
         "connection.py",
-        "        self._unanswered.clear()\n        if self.state is State.OPEN:\n",
-        "        self._unanswered.clear()\n        if False:\n",
+        "            self._unanswered.popleft()\n        if self.state is State.OPEN:\n",
+        "            self._unanswered.popleft()\n        if False:\n",
     ),
     "take bytes twice": replace(
         "network/frames.py",
@@ -27,15 +27,15 @@ PLANTS = {
     ),
     "answer twice": replace(
         "connection.py",
-        "            self._answer(id)\n        self._unanswered.clear()\n",
-        "            self._answer(id)\n",
+        "            self._answer(self._unanswered[0])\n",
+        "            self._answer(self._unanswered[0])\n" * 2,
     ),
     "keep a place": replace(
         "places.py",
-        "            del self._holding[connection]\n",
-        "            self._kept = [*getattr(self, '_kept', []), connection]\n"
-        "            if len(self._kept) != 2:\n"
-        "                del self._holding[connection]\n",
+        "        self._holding.pop(connection, None)\n",
+        "        self._kept = [*getattr(self, '_kept', []), connection]\n"
+        "        if len(self._kept) != 2:\n"
+        "            self._holding.pop(connection, None)\n",
     ),
     "pause and never resume": replace(
         "session.py",
