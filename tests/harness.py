@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from host_lines import encode
 
-TIMEOUT = 4.0
+TIMEOUT = 20.0
 """The bound of every wait, in seconds; nothing is expected to take that long."""
 
 SLACK = 1.5
