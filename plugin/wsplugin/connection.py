@@ -494,7 +494,10 @@ class Connection:
             if outcome.error is not None:
                 last.callback(self.output.insist, encode_event, self.id, outcome.error)
             for id in (*self._unanswered, *self._queue.clear()):
-                self.output.insist(encode_error, not_open(self.id), id)
+                self.output.insist(self._refuse, id)
+
+    def _refuse(self, id: Id) -> bytes:
+        return encode_error(not_open(self.id), id)
 
     def _release(self) -> None:
         # Connection, wire and task refer to each other: without this a few hundred KiB of buffers
