@@ -231,6 +231,26 @@ def test_who_gives_up_takes_nobody_along(server: NameServer) -> None:
     assert server.asked == ["server.test"]
 
 
+def test_who_gives_up_is_forgotten(server: NameServer) -> None:
+    """However often a host asks for a dead name: nothing piles up until its look-up ends."""
+    server.hold("server.test")
+
+    async def main() -> None:
+        first = await asked("server.test", server, 1)
+        (look_up_,) = names._in_flight.values()
+        for _ in range(100):
+            task = asyncio.create_task(look_up("server.test", 80))
+            await asyncio.sleep(0)
+            assert len(look_up_.waiting) == 2
+            task.cancel()
+            await asyncio.wait([task])
+        assert len(look_up_.waiting) == 1
+        server.let_go("server.test")
+        assert await first == [ADDRESS]
+
+    run(main)
+
+
 @pytest.mark.parametrize("answer", [FOUND, socket.gaierror(socket.EAI_NONAME, "no")])
 def test_an_answer_that_nobody_waits_for_any_more(answer: Any, server: NameServer) -> None:
     server.answers["server.test"] = answer

@@ -61,7 +61,8 @@ class _LookUp:
     """One name on its way; whoever wants it meanwhile waits with the others."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[list[Address]]]] = []
+        # A dict for its order: who came first goes first.
+        self.waiting: dict[asyncio.Future[list[Address]], None] = {}
 
 
 _in_flight: dict[str, _LookUp] = {}
@@ -89,8 +90,13 @@ async def look_up(host: str, port: int) -> list[Address]:
             except RuntimeError as exc:  # the system has no more threads to give
                 raise LookUpRefused("there is no thread to look the name up on") from exc
             _in_flight[host] = known
-        known.waiting.append((loop, future))
-    found = await future
+        known.waiting[future] = None
+    try:
+        found = await future
+    finally:
+        # Who gives up is forgotten at once: a host may ask for a dead name again and again. Not
+        # under the lock: the garbage collector may come by here while this thread holds it.
+        known.waiting.pop(future, None)
     return [replace(address, port=port) for address in found]
 
 
@@ -107,10 +113,11 @@ def _run(host: str, look_up: _LookUp) -> None:
             failure = RuntimeError(type(exc).__name__)
     with _lock:
         del _in_flight[host]
-    for loop, future in look_up.waiting:
+        waiting = list(look_up.waiting)
+    for future in waiting:
         # A loop that has been closed meanwhile has nobody waiting.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, future, found, failure)
+            future.get_loop().call_soon_threadsafe(_settle, future, found, failure)
 
 
 def _settle(
