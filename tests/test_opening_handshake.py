@@ -393,12 +393,13 @@ def test_ipv6(plugin: Plugin) -> None:
             end_open(plugin, id, peer)
 
 
-def test_localhost(plugin: Plugin, server: Listener) -> None:
-    """A name; whichever address refuses, another is tried."""
-    id = plugin.create(f"ws://localhost:{server.port}/")
+@pytest.mark.parametrize("host", ["localhost", "app.localhost", "a.b.localhost."])
+def test_localhost(plugin: Plugin, server: Listener, host: str) -> None:
+    """A name that is not looked up; whichever address refuses, another is tried."""
+    id = plugin.create(f"ws://{host}:{server.port}/")
     with server.accept() as peer:
         peer.handshake()
-        assert peer.header("Host") == f"localhost:{server.port}"
+        assert peer.header("Host") == f"{host}:{server.port}"
         plugin.event(id, "open")
         end_open(plugin, id, peer)
 

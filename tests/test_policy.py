@@ -171,8 +171,11 @@ def test_port_out_of_range(digits: str) -> None:
     assert message == "payload.url: the port must be 1 to 65535"
 
 
-LOOPBACK = [
+LOCALHOST = [
     *("localhost", "LOCALHOST", "localhost.", "ⓛⓞcalhost", "localhost。", "lo\u00adcalhost"),
+    *("a.localhost", "a.b.LocalHost", "a.localhost."),
+]
+LOOPBACK = [
     *("127.0.0.1", "127.0.0.1.", "127.1", "127.0.1", "127.255.255.254", "127.0.0.1。"),
     *("0x7f.1", "0X7F.0.0.1", "0x7f000001", "0177.0.0.1", "017700000001", "2130706433", "127.0x1"),
     *("１２７.0.0.1", "127。0。0。1", "①②⑦.0.0.1", "127．0．0．1"),
@@ -188,7 +191,7 @@ NOT_LOOPBACK = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", LOOPBACK)
+@pytest.mark.parametrize("host", [*LOCALHOST, *LOOPBACK])
 def test_plain_ws_is_allowed_to_loopback_however_it_is_written(host: str) -> None:
     check_policy(parse_url(f"ws://{host}/"), Settings())
     check_policy(parse_url(f"ws://{host}:8080/"), Settings())
@@ -315,7 +318,7 @@ def test_address_that_is_not_public(address: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *(host for host in LOOPBACK if not host.lower().startswith(("l", "ⓛ"))),
+        *LOOPBACK,
         *("0", "0.0.0.0", "[::]", "10.1", "0xa.1", "012.0.0.1", "167772161", "１０.0.0.1", "10。1"),
         *(
             "[::ffff:10.0.0.1]",
@@ -651,11 +654,12 @@ def test_an_app_s_timeout_is_its_own_and_no_limit_of_the_host() -> None:
         assert plugin.event(id, "close")["code"] == 1006
 
 
+@pytest.mark.parametrize("host", ["localhost", "app.localhost"])
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-def test_name_that_resolves_to_a_private_address(start: Start, scheme: str) -> None:
+def test_name_that_resolves_to_a_private_address(start: Start, scheme: str, host: str) -> None:
     plugin = start("--block-private", "--allow-insecure")
     with Listener() as listener:
-        id = plugin.create(f"{scheme}://localhost:{listener.port}/")
+        id = plugin.create(f"{scheme}://{host}:{listener.port}/")
         error = plugin.event(id, "error")
         assert error["code"] == "forbidden"
         assert "--block-private" in error["errMsg"]

@@ -307,7 +307,7 @@ def test_loopback_never_goes_through_a_proxy(source: str) -> None:
         url = proxy_url(proxy)
         from_option = source == "option"
         with start("--proxy", url) if from_option else start(http_proxy=url) as plugin:
-            for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.1", "0x7f.1"):
+            for host in ("localhost", "LOCALHOST", "app.localhost", "127.0.0.1", "127.1", "0x7f.1"):
                 id = plugin.create(f"ws://{host}:{listener.port}/")
                 with listener.accept() as peer:
                     peer.handshake()

@@ -49,7 +49,7 @@ class Target(NamedTuple):
     def is_loopback(self) -> bool:
         """Whether the host can be none but this machine, without asking a name server."""
         if self.address is None:
-            return self.host.removesuffix(".") == "localhost"
+            return is_localhost(self.host)
         return is_loopback(self.address)
 
 
@@ -102,6 +102,12 @@ def parse_url(url: str) -> Target:
 
 def _invalid_url(why: str) -> RequestError:
     return RequestError("invalid-payload", f"payload.url: {why}")
+
+
+def is_localhost(host: str) -> bool:
+    """Tell whether a name means this machine, whatever name servers say (RFC 6761 section 6.3)."""
+    name = host.removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def is_loopback(address: str) -> bool:

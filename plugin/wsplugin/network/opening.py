@@ -34,7 +34,7 @@ from wsplugin.network.names import Address
 from wsplugin.network.proxy_url import InvalidProxy
 from wsplugin.network.response import SWITCHING_PROTOCOLS, BadResponse, fields
 from wsplugin.network.wire import Listener, Wire
-from wsplugin.policy import Target, is_public
+from wsplugin.policy import Target, is_localhost, is_public
 from wsplugin.version import __version__
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Attempt:
     async def _find(self, host: str, port: int) -> list[Address]:
         """Return the addresses of a host, as far as the settings let them be connected to."""
         name = host.removesuffix(".")
-        if name == "localhost":
+        if is_localhost(name):
             found = names.loopback(port)
         elif (address := names.literal(name, port)) is not None:
             found = [address]
