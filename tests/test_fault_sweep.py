@@ -6,7 +6,7 @@ request has one answer, the connection one `close` event, its place is free, the
 stderr says what it was without the exception's text.
 
 Which of them is drawn with the scene's name for a seed, with ``FAULTS=some`` in the environment;
-``FAULTS=all`` takes all of them, in half an hour. It wants a machine that is quiet: some scenes have
+``FAULTS=all`` takes all of them, in half an hour. It wants a quiet machine: some scenes have
 times of a twentieth of a second.
 """
 
