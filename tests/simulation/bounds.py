@@ -64,6 +64,7 @@ class Bounds:
         self.host = host
         self.lives: dict[str, Life] = {}
         """All connections that have had no ``close`` event."""
+        self._closes: dict[Any, Life] = {}
         self._created = 0
         self._stopped = False
         self._evicting = -math.inf
@@ -80,10 +81,17 @@ class Bounds:
                     self._create(request["payload"])
             case "websocket-close":
                 life = self.lives.get(request["payload"]["id"])
-                if life is not None:
-                    life.close_asked = min(life.close_asked, now)
+                if life is not None and life.close_asked == math.inf:
+                    life.close_asked = now
+                    self._closes[request.get("id")] = life
             case "app-background":
                 self.plugin_ends()
+
+    def answered(self, line: Any) -> None:
+        """The plugin has answered: a close that it could not carry out was none."""
+        life = self._closes.pop(line["id"], None)
+        if life is not None and "error" in line:
+            life.close_asked = math.inf
 
     def _create(self, payload: dict[str, Any]) -> None:
         """Begin to follow a connection: its id is known before it is answered."""

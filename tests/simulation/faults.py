@@ -20,7 +20,11 @@ TARGETS: Final = (
     "wsplugin.connection:Connection.writable",
     "wsplugin.deadline:Deadline.look",
     "wsplugin.deadline:Deadline.next_look",
+    "wsplugin.encoding:encode_done",
+    "wsplugin.encoding:encode_event",
     "wsplugin.encoding:encode_into",
+    "wsplugin.network.addresses:in_turn",
+    "wsplugin.network.frames:Frames.release",
     "wsplugin.network.frames:Frames.take",
     "wsplugin.network.frames:frame",
     "wsplugin.network.inbox:Inbox.filled",
@@ -32,13 +36,14 @@ TARGETS: Final = (
     "wsplugin.network.progress:Meter.look",
     "wsplugin.network.response:ResponseReader.feed",
     "wsplugin.network.response:fields",
+    "wsplugin.network.wire:Wire._hold",
+    "wsplugin.network.wire:Wire._release",
     "wsplugin.network.wire:Wire.close",
 )
-"""What may fail: functions that are called for one connection, within its net."""
+"""What may fail: functions that are called for one connection or one request, within its net.
 
-
-NOT_YET: Final = ("wsplugin.encoding:encode",)
-"""What may not fail: it serves requests too, of which no run knows which it was."""
+Not the methods that are the net themselves: what stands in their place would stand outside of it.
+"""
 
 
 class Fault(NamedTuple):
