@@ -494,10 +494,7 @@ class Connection:
             if outcome.error is not None:
                 last.callback(self.output.insist, encode_event, self.id, outcome.error)
             for id in (*self._unanswered, *self._queue.clear()):
-                self.output.insist(self._refuse, id)
-
-    def _refuse(self, id: Id) -> bytes:
-        return encode_error(not_open(self.id), id)
+                self.output.insist(encode_not_open, self.id, id)
 
     def _release(self) -> None:
         # Connection, wire and task refer to each other: without this a few hundred KiB of buffers
@@ -530,3 +527,8 @@ FAULT: Final = ErrorPayload(
 def not_open(id: str) -> RequestError:
     """Say that a connection takes no more messages."""
     return RequestError("not-open", f"{id} is closing or closed")
+
+
+def encode_not_open(connection: str, request: Id) -> bytes:
+    """Encode the answer to a message that has not been sent."""
+    return encode_error(not_open(connection), request)
