@@ -8,6 +8,7 @@ import base64
 import contextlib
 import socket
 import sys
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -399,3 +400,22 @@ def test_socks_without_its_package_says_which(scheme: str, source: str) -> None:
     assert "python-socks" in message
     assert "s3cret" not in message
     assert b"s3cret" not in plugin.stderr
+
+
+@pytest.mark.parametrize("user", ["\u00fcser:s3cret", "user:" + "s3cret" * 50])
+def test_credentials_that_cannot_be_said_in_socks(user: str) -> None:
+    pytest.importorskip("python_socks")
+
+    def act(peer: Peer) -> None:
+        assert peer.read_exact(4) == b"\x05\x02\x00\x02"
+        peer.send(b"\x05\x02")  # user and password, please
+        peer.expect_end()
+
+    with tls_server(act) as listener:
+        url = proxy_url(listener, "socks5h", urllib.parse.quote(user, safe=":") + "@")
+        with start("--proxy", url) as plugin:
+            code, message = failure(plugin, f"ws://{BEHIND}/")
+            plugin.finish()
+    assert code == "proxy-error"
+    assert "cannot be said in SOCKS" in message
+    assert "s3cret" not in message

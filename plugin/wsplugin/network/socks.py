@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, cast
 
 from python_socks import ProxyError, ProxyType
 from python_socks.async_.asyncio import Proxy as Tunnel
@@ -66,10 +66,12 @@ async def tunnel(
         proxy.username,
         proxy.password,
         resolves(proxy),
-        forward=_Dialed(sock),
+        forward=cast(Any, _Dialed(sock)),
     )
     try:
         tunneled: socket.socket = await way.connect(host, port, seconds)
     except ProxyError as exc:
         raise Refused(str(exc)) from None
+    except ValueError:  # of the library, which writes ASCII, and a length as a byte
+        raise Refused("a user, a password or a name that cannot be said in SOCKS") from None
     return tunneled
