@@ -13,14 +13,10 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol
 
-from msgspec import Struct
-
 from wsplugin.deadline import Deadline
-from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_error, encode_event
+from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_event
 from wsplugin.log import fault
 from wsplugin.messages import (
-    Cause,
-    CloseEventPayload,
     ConnectionErrorCode,
     CreatePayload,
     ErrorPayload,
@@ -29,6 +25,7 @@ from wsplugin.messages import (
     RequestError,
 )
 from wsplugin.network.outbox import Queue, Waiting
+from wsplugin.outcome import FAULT, Ending, decide, encode_not_open, not_open
 from wsplugin.output import Output
 from wsplugin.policy import Target
 from wsplugin.settings import Settings
@@ -65,21 +62,6 @@ MAY_BECOME: Final = {
     State.CLOSING: {State.CLOSED},
     State.CLOSED: set[State](),
 }
-
-
-class Ending(Struct, frozen=True):
-    """How a connection is to end on purpose: the Close frame to send, and on whose behalf."""
-
-    code: int
-    reason: str
-    cause: Cause
-
-
-class Outcome(Struct, frozen=True):
-    """How a connection has ended: its last events."""
-
-    error: ErrorPayload | None
-    close: CloseEventPayload
 
 
 class Owner(Protocol):
@@ -312,7 +294,6 @@ class Connection:
         if self._wire is not None and self._wire.waiting:
             # Ours waits behind data: its second begins when it has left.
             self._be_patient()
-            self._wire.tell_when_all_has_left()
         else:
             self.cut_off(GRACE)
 
@@ -476,7 +457,7 @@ class Connection:
 
     def _finish(self) -> None:
         """Write the last lines of this connection and give back its place."""
-        outcome = self._outcome()
+        outcome = decide(self._failure, self._ending, self._cut, self._wire)
         self._enter(State.CLOSED)
         for timer in (self._open_timer, self._deadline_timer):
             if timer:
@@ -503,32 +484,3 @@ class Connection:
         self._unanswered.clear()
         if wire is not None:
             wire.release()
-
-    def _outcome(self) -> Outcome:
-        """Say how it ended: with the Close frame that started it, if both frames were seen."""
-        if self._failure:
-            return Outcome(self._failure, CloseEventPayload(1006, self._failure.err_msg, "failure"))
-        wire = self._wire
-        closing = wire.closing if wire else None
-        cause: Cause = "server" if wire and wire.close_received else "failure"
-        if self._ending is not None and not (closing and closing.by_server):
-            cause = self._ending.cause
-        if closing is None:
-            why = self._cut or "the connection was lost"
-            return Outcome(None, CloseEventPayload(1006, why, cause))
-        return Outcome(None, CloseEventPayload(closing.code, closing.reason, cause))
-
-
-FAULT: Final = ErrorPayload(
-    "a fault of the plugin has ended the connection, see its log", "internal-error"
-)
-
-
-def not_open(id: str) -> RequestError:
-    """Say that a connection takes no more messages."""
-    return RequestError("not-open", f"{id} is closing or closed")
-
-
-def encode_not_open(connection: str, request: Id) -> bytes:
-    """Encode the answer to a message that has not been sent."""
-    return encode_error(not_open(connection), request)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from wsplugin.connection import GRACE, Connection, Ending, not_open
+from wsplugin.connection import GRACE, Connection
 from wsplugin.decoding import decode_request
 from wsplugin.encoding import encode_answer, encode_done, encode_error
 from wsplugin.log import fault
@@ -31,6 +31,7 @@ from wsplugin.messages import (
     Request,
     RequestError,
 )
+from wsplugin.outcome import Ending, not_open
 from wsplugin.output import Output
 from wsplugin.places import Places
 from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url

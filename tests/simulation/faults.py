@@ -17,7 +17,6 @@ from simulation.world import Stale, World
 
 TARGETS: Final = (
     "wsplugin.connection:Connection.opened",
-    "wsplugin.connection:Connection.writable",
     "wsplugin.deadline:Deadline.look",
     "wsplugin.deadline:Deadline.next_look",
     "wsplugin.encoding:encode_done",

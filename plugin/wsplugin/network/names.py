@@ -50,7 +50,7 @@ def literal(host: str, port: int) -> Address | None:
 
 
 def loopback(port: int) -> list[Address]:
-    """Return the addresses of ``localhost`` and of all names below it, which are never looked up."""
+    """Return the addresses of ``localhost`` and of names below it, which are never looked up."""
     return [
         Address(socket.AF_INET6, "::1", port),
         Address(socket.AF_INET, "127.0.0.1", port),

@@ -6,13 +6,10 @@ when a server is dead in ``keepalive.py``; what any of it means to the host, in 
 
 import asyncio
 import contextlib
-import enum
 import logging
 import os
-import socket
 from typing import Final, Protocol
 
-from msgspec import Struct
 from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
 
@@ -23,6 +20,8 @@ from wsplugin.network.inbox import Inbox
 from wsplugin.network.keepalive import Act, Keepalive
 from wsplugin.network.outbox import Pieces
 from wsplugin.network.progress import Meter
+from wsplugin.network.reading import Loss, Reading
+from wsplugin.outcome import Closing
 from wsplugin.output import BATCH, Output
 from wsplugin.settings import Settings
 
@@ -60,35 +59,6 @@ class Listener(Protocol):
 
     def faulted(self, exc: Exception) -> None:
         """An exception that nobody has foreseen: the connection ends at once, all others go on."""
-
-
-class Reading(enum.Enum):
-    """What becomes of the bytes that the server sends."""
-
-    ON = enum.auto()
-    """They are read and taken as they come."""
-    BEHIND = enum.auto()
-    """They wait, partly in the inbox, since the host is behind: :meth:`Wire.resume` goes on."""
-    YIELDING = enum.auto()
-    """They wait until others have had their turn, which is scheduled."""
-    OVER = enum.auto()
-    """They are dropped: after the server's Close frame, a failure, or the cut."""
-
-
-class Closing(Struct, frozen=True):
-    """The Close frame that started a closing handshake which has been completed."""
-
-    code: int
-    reason: str
-    by_server: bool
-
-
-class Loss(Struct, frozen=True):
-    """The end of the transport, as asyncio tells of it."""
-
-    exc: Exception | None
-    rest: socket.socket | None
-    """Where what the server had sent can still be read, if asyncio has not done so."""
 
 
 class Wire(asyncio.BufferedProtocol):
@@ -209,10 +179,6 @@ class Wire(asyncio.BufferedProtocol):
             self._transport.set_write_buffer_limits(0)
         else:
             self._close_has_left = True
-
-    def tell_when_all_has_left(self) -> None:
-        """Call ``writable`` once the operating system has got all that waits."""
-        self._transport.set_write_buffer_limits(0)
 
     def pause_writing(self) -> None:
         """The server is slow to read (``asyncio.BaseProtocol``)."""
@@ -371,10 +337,7 @@ class Wire(asyncio.BufferedProtocol):
         self._listener.failed(violation.code, violation.words)
 
     def _break(self, exc: Exception) -> None:
-        """End the connection after what nobody has foreseen; all others go on.
-
-        Without waiting for the server: nobody knows what state we are in.
-        """
+        """End the connection after what nobody has foreseen, in whatever state it is."""
         try:
             self._stop_listening()
             self._protocol.fail(CloseCode.INTERNAL_ERROR, "internal error")
