@@ -32,6 +32,8 @@ class Lines:
         """
         *ends, rest = chunk.split(b"\n")
         # Not one generator: an exception at one line would end it before the others.
+        if not rest:  # as mostly
+            return map(self._take, ends)
         return itertools.chain(map(self._take, ends), self._keep(rest))
 
     def _keep(self, rest: bytes) -> Iterator[RequestError]:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 WRITE_HIGH_WATER: Final = 65_536
 TURN: Final = 0.005
 """Seconds after which a server that has sent much lets others have their turn."""
+ON: Final = Reading.ON  # an attribute of an enumeration costs more than a name
 # What OpenSSL may have deciphered and not handed out: a record (RFC 8446 section 5.1).
 TLS_RECORD: Final = 16_384
 
@@ -236,9 +237,9 @@ class Wire(asyncio.BufferedProtocol):
                 raise
             finally:
                 self._output.uncork()
-            # Now that it has gone out: so each server has its one read in turn, whoever filled the
-            # output.
-            self._go_on_reading(others_turn=others_turn)
+            # Now that it has gone out: each server has its one read, whoever filled the output.
+            if others_turn or self._output.full or self._reading is not ON or self._loss:
+                self._go_on_reading(others_turn=others_turn)
         except Exception as exc:  # noqa: BLE001 - the one net, see _break
             self._break(exc)
 
