@@ -139,7 +139,8 @@ class Run:
         self.quiet.session = session
 
         def stop() -> None:
-            self.bounds.stop()
+            # What the plugin takes before it learns of the signal is carried out.
+            self.loop.call_soon_threadsafe(self.bounds.stop)
             session.stop_soon()
 
         self.script.on_stop = stop
