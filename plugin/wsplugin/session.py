@@ -113,6 +113,8 @@ class Session:
                 await self._output.drain()
         except TimeoutError:
             pass  # told to stop, and the host does not read
+        # The host may go, and a signal come, at this very moment: it can be given no other time.
+        self._flushing = None
         if self._last_word is not None:
             self._last_word.cancel()
         self._input.close()
@@ -130,7 +132,7 @@ class Session:
             logger.info("the host has gone" if self._output.gone else "told to end")
         self._stopped = True
         # The last word, should a connection not end when it is cut.
-        if self._last_word is None:
+        if self._last_word is None and not self._idle.is_set():
             self._last_word = self._loop.call_later(STOP_TIMEOUT, self._idle.set)
         if self._flushing is not None and self._flushing.when() is None:
             self._flushing.reschedule(self._loop.time() + FLUSH_TIMEOUT)
