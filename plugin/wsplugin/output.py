@@ -168,6 +168,9 @@ class Output:
         if self.full and self._sink.waiting <= LOW_WATER:
             self.full = False
             self._on_drained()
+        elif self.full:
+            # What cannot wait has been added since: without this nobody would ever read on.
+            self._sink.notify_at(LOW_WATER)
 
     def _lost(self) -> None:
         if self.gone:
