@@ -117,6 +117,7 @@ class Session:
         self._flushing = None
         if self._last_word is not None:
             self._last_word.cancel()
+        self._input_ended = True  # whoever is still to be told that the host has read on
         self._input.close()
         self._output.close()
         return 1 if self._output.gone else 0
