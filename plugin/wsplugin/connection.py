@@ -283,19 +283,25 @@ class Connection:
             self._unanswered.popleft()
         if self.state is State.OPEN:
             self._pump()
-        elif self._wire is not None and self._wire.close_received and not self._wire.waiting:
-            self.cut_off(GRACE)
+        else:
+            self._see_off()
 
     def server_closing(self) -> None:
         """Both Close frames are on their way: TCP must end soon."""
         logger.debug("%s: the server's Close frame has come", self.id)
         if self.state is State.OPEN:
             self._enter(State.CLOSING)
-        if self._wire is not None and self._wire.waiting:
+        if not self._see_off():
             # Ours waits behind data: its second begins when it has left.
             self._be_patient()
-        else:
+
+    def _see_off(self) -> bool:
+        """Give the server its second once both Close frames have been handed on; tell whether."""
+        wire = self._wire
+        over = wire is not None and wire.close_received and wire.watch_close()
+        if over:
             self.cut_off(GRACE)
+        return over
 
     def failed(self, code: ConnectionErrorCode, message: str) -> None:
         """The connection has failed; the wire has sent its Close frame and listens no more."""
@@ -409,6 +415,7 @@ class Connection:
         now = self._loop.time()
         if self._wire is not None:
             self._deadline.look(now, self._wire.taken)
+            self._see_off()  # over TLS nobody else tells that our Close frame has left
         if now < self.deadline:
             self._set_deadline_timer()
         else:

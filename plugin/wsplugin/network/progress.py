@@ -12,6 +12,7 @@ import sys
 from typing import Any, Final
 
 from wsplugin.network.keepalive import Progress
+from wsplugin.network.outbox import Pieces
 
 # The fields tcpi_bytes_acked and tcpi_bytes_received of Linux' struct tcp_info, since Linux 4.1.
 _BYTES: Final = struct.Struct("=120xQQ")
@@ -25,15 +26,17 @@ class Meter:
 
     Args:
         transport: TCP, or TLS over it.
+        pieces: what the transport is still to be given.
 
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, pieces: Pieces) -> None:
         self.written = 0
         """How many bytes the transport has been given: kept by the wire."""
         self.read = 0
         """How many bytes have been read: kept by the wire."""
         self._transport = transport
+        self._pieces = pieces
         self._sock: Any = transport.get_extra_info("socket")
 
     def look(self) -> Progress:
@@ -47,8 +50,14 @@ class Meter:
         return Progress(self.written - self._in_transport() - self._unacknowledged(), self.read)
 
     def end(self) -> int:
-        """Return what :attr:`Progress.taken` will be when all that was written has been taken."""
-        return self.look().taken + self._in_transport() + self._unacknowledged()
+        """Return what :attr:`Progress.taken` will be when all there is to send has been taken."""
+        held = self._pieces.waiting + self._in_transport() + self._unacknowledged()
+        return self.look().taken + held
+
+    @property
+    def has_left(self) -> bool:
+        """Whether all there is to send has been handed to the operating system."""
+        return not (self._pieces.waiting or self._in_transport())
 
     def _in_transport(self) -> int:
         """Return how many bytes the transport holds, encrypted or not."""

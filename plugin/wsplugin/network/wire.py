@@ -103,7 +103,7 @@ class Wire(asyncio.BufferedProtocol):
             settings.ping_interval, settings.ping_timeout, self._loop.time()
         )
         self._timer: asyncio.TimerHandle | None = None
-        self._meter = Meter(transport)
+        self._meter = Meter(transport, self._pieces)
         self._end: float = float("inf")
         transport.set_protocol(self)
         transport.set_write_buffer_limits(WRITE_HIGH_WATER)
@@ -161,7 +161,7 @@ class Wire(asyncio.BufferedProtocol):
 
     @property
     def waiting(self) -> int:
-        """How many bytes have not been handed to the operating system."""
+        """How many bytes wait to be sent; over TLS without what has been encrypted already."""
         return self._batched + self._pieces.waiting + self._transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
@@ -169,17 +169,20 @@ class Wire(asyncio.BufferedProtocol):
         self._stop_keepalive()
         self._protocol.send_close(code, reason)
         self.flush()
-        self._end = self._position()
-        self._watch_close()
+        self._end = self._meter.end()
+        self.watch_close()
 
-    def _watch_close(self) -> None:
-        """See when our Close frame, the last thing there is to send, has left."""
-        if self._transport.is_closing():
-            return  # asyncio has dropped it
-        if self.waiting:
-            self._transport.set_write_buffer_limits(0)
+    def watch_close(self) -> bool:
+        """Tell whether our Close frame, the last thing there is to send, has left.
+
+        ``writable`` tells that it has, but over TLS a little before: there ask again.
+        """
+        if self._meter.has_left:
+            # Where asyncio is closing already, it has dropped it.
+            self._close_has_left |= not self._transport.is_closing()
         else:
-            self._close_has_left = True
+            self._transport.set_write_buffer_limits(0)
+        return self._close_has_left
 
     def pause_writing(self) -> None:
         """The server is slow to read (``asyncio.BaseProtocol``)."""
@@ -193,7 +196,7 @@ class Wire(asyncio.BufferedProtocol):
             if self._pong and not self._pieces.waiting:
                 pong, self._pong = self._pong, b""
                 self._write(pong)
-            if self._protocol.close_sent is not None and not self.waiting:
+            if self._protocol.close_sent is not None and self._meter.has_left:
                 self._close_has_left = True
             if not self._pieces.waiting and not self.paused:
                 self._listener.writable()
@@ -280,8 +283,8 @@ class Wire(asyncio.BufferedProtocol):
                 case Taken.CLOSE:
                     self._stop_listening()
                     self.flush()
-                    self._end = min(self._end, self._position())
-                    self._watch_close()
+                    self._end = min(self._end, self._meter.end())
+                    self.watch_close()
                     self._listener.server_closing()
                     return False
             if len(output.batch) > BATCH:
@@ -366,10 +369,6 @@ class Wire(asyncio.BufferedProtocol):
         Not the Pongs behind it: a server could ask for them for ever.
         """
         return min(self._meter.look().taken, self._end)
-
-    def _position(self) -> int:
-        """Return what :attr:`taken` will be when all that has been written has been taken."""
-        return self._meter.end() + self._pieces.waiting
 
     @property
     def closing(self) -> Closing | None:
@@ -489,10 +488,10 @@ class Wire(asyncio.BufferedProtocol):
     def _send_ping(self) -> None:
         payload = os.urandom(4)
         self.flush()
-        before = self._position()
+        before = self._meter.end()
         self._protocol.send_ping(payload)
         self.flush()
-        progress, behind = self._meter.look(), self._position()
+        progress, behind = self._meter.look(), self._meter.end()
         self._keepalive.pinged(payload, self._loop.time(), progress, before, behind)
 
     def _stop_keepalive(self) -> None:
