@@ -8,6 +8,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,9 +30,14 @@ from harness import (
 from host_lines import close, done, expect_abnormal, send
 from pressure import (
     MIB,
+    Flood,
+    in_kernel,
+    number_of,
+    numbered,
     open_to_server,
+    wait_until_still,
 )
-from situations import exchange_ping, expect_error
+from situations import exchange_ping, expect_error, linux
 from tls_servers import Authority, secure
 
 HASTY = ("--ping-interval", "1", "--ping-timeout", "1")
@@ -251,3 +257,38 @@ def test_a_stop_before_the_answer_to_our_close_frame(
             assert plugin.event(ws, "close")["code"] == 1000
         else:
             expect_abnormal(plugin.event(ws, "close"), "host")
+
+
+@linux
+def test_much_that_has_come_during_a_stop_while_closing(
+    authority_or_none: Authority | None,
+) -> None:
+    """All that has arrived is read first, and a server that goes on for ever comes to its end."""
+    size, count = 65536, 32
+    go_on = threading.Event()
+
+    def frames() -> Iterator[bytes]:
+        yield from numbered(TEXT, size, count)
+        go_on.wait(TIMEOUT)
+        while True:
+            yield frame(TEXT, b"more")
+
+    with open_to_server(authority_or_none, "--close-timeout", "2") as (plugin, ws, peer):
+        # The system makes room for much only where it has seen that much comes.
+        for _ in range(20):
+            peer.send(frame(TEXT, b"x" * MIB))
+            plugin.event(ws, "message")
+        plugin.send(close(ws))
+        assert plugin.read() == done("close")
+        peer.expect_close(1000)
+        time.sleep(0.5)  # that our Close frame has been taken is known, and prolongs nothing
+        with plugin.stopped():
+            flood = Flood(peer, frames())
+            wait_until_still(lambda: flood.sent)
+            time.sleep(2)
+            arrived = in_kernel(peer)[1] // (size + 100)
+        assert arrived >= 8
+        go_on.set()
+        for number in range(arrived):
+            assert number_of(plugin.event(ws, "message")) == number
+        expect_abnormal(lines_to_close(plugin)[-1]["payload"]["payload"], "host")

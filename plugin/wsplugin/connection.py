@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol
 
-from wsplugin.deadline import Deadline
+from wsplugin.deadline import MOMENT, Deadline
 from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_event
 from wsplugin.log import fault
 from wsplugin.messages import (
@@ -421,10 +421,14 @@ class Connection:
         else:
             # After a stop of the process all times are over: what has arrived is read first. Not
             # by call_soon(), which would come before the next look at the sockets.
-            self._deadline_timer = self._loop.call_later(0, self._overdue)
+            until = self._deadline.reading_until(now)
+            self._deadline_timer = self._loop.call_later(0, self._overdue, until)
 
     @_netted
-    def _overdue(self) -> None:
+    def _overdue(self, reading_until: float) -> None:
+        if self._wire is not None and self._wire.reads_on() and self._loop.time() < reading_until:
+            self._deadline_timer = self._loop.call_later(MOMENT, self._overdue, reading_until)
+            return
         seconds = self._deadline.seconds
         self._cut = self._cut or f"the closing handshake took longer than {seconds:g} seconds"
         if self.state < State.OPEN:

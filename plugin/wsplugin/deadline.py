@@ -1,8 +1,14 @@
 """When a connection that is to end is cut: a value, with clock and progress handed in."""
 
 import math
+from typing import Final
 
 from wsplugin.network.keepalive import look_after
+
+MOMENT: Final = 0.005
+"""Seconds after which to see whether more has been read."""
+MOST_READING: Final = 1.0
+"""Seconds for what has arrived during a stop of the process."""
 
 
 class Deadline:
@@ -54,3 +60,12 @@ class Deadline:
     def next_look(self, now: float) -> float:
         """Return when progress is to be looked at, or the time is over."""
         return min(self.when, now + look_after(self.seconds)) if self._patient else self.when
+
+    def reading_until(self, now: float) -> float:
+        """Return until when what has come is read before the connection is cut, once time is over.
+
+        After a stop of the process all times are over. Where progress could prolong this one, it is
+        then as long as the stop at the most, since a server may send without end. Where others wait
+        for the end, and where the time has just run out, it is now.
+        """
+        return now + min(now - self.when, MOST_READING) if self._patient else now

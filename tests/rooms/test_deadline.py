@@ -62,3 +62,13 @@ def test_a_long_time_is_looked_at_often_enough() -> None:
     deadline = Deadline()
     deadline.set_patient(0, 3600, taken=0)
     assert deadline.next_look(0) == 0.5
+
+
+@pytest.mark.parametrize(("late", "spare"), [(0, 0), (0.01, 0.01), (5, 1)])
+def test_what_has_come_during_a_stop_is_read_first(late: float, spare: float) -> None:
+    deadline = Deadline()
+    deadline.set_patient(0, 10, 0)
+    assert deadline.reading_until(10 + late) == pytest.approx(10 + late + spare)
+    # But for nobody whose end others wait for.
+    deadline.set(0, 5)
+    assert deadline.reading_until(5 + late) == 5 + late

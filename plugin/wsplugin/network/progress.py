@@ -37,6 +37,7 @@ class Meter:
         """How many bytes have been read: kept by the wire."""
         self._transport = transport
         self._pieces = pieces
+        self._asked = 0
         self._sock: Any = transport.get_extra_info("socket")
 
     def look(self) -> Progress:
@@ -58,6 +59,11 @@ class Meter:
     def has_left(self) -> bool:
         """Whether all there is to send has been handed to the operating system."""
         return not (self._pieces.waiting or self._in_transport())
+
+    def has_read(self) -> bool:
+        """Tell whether more has been read since this was asked last."""
+        before, self._asked = self._asked, self.read
+        return self.read > before
 
     def _in_transport(self) -> int:
         """Return how many bytes the transport holds, encrypted or not."""

@@ -18,6 +18,11 @@ class Reading(enum.Enum):
     OVER = enum.auto()
     """They are dropped: after the server's Close frame, a failure, or the cut."""
 
+    @property
+    def is_held(self) -> bool:
+        """Whether what has come waits to be taken."""
+        return self in (Reading.BEHIND, Reading.YIELDING)
+
 
 class Loss(Struct, frozen=True):
     """The end of the transport, as asyncio tells of it."""

@@ -173,10 +173,7 @@ class Wire(asyncio.BufferedProtocol):
         self.watch_close()
 
     def watch_close(self) -> bool:
-        """Tell whether our Close frame, the last thing there is to send, has left.
-
-        ``writable`` tells that it has, but over TLS a little before: there ask again.
-        """
+        """Tell whether our Close frame, the last there is to send, has left; over TLS ask again."""
         if self._meter.has_left:
             # Where asyncio is closing already, it has dropped it.
             self._close_has_left |= not self._transport.is_closing()
@@ -314,6 +311,10 @@ class Wire(asyncio.BufferedProtocol):
         self._keepalive.go_on(self._loop.time())
         self._set_timer()
 
+    def reads_on(self) -> bool:
+        """Tell whether more has been read since it was asked last, or waits to be taken."""
+        return self._meter.has_read() or self._reading.is_held
+
     def resume(self) -> None:
         """Go on after the host was behind: take what is left in the inbox, then read on."""
         if self._reading is Reading.BEHIND:
@@ -325,7 +326,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def _stop_listening(self) -> None:
         """Drop what comes from now on, but go on reading: the server's end must be seen."""
-        held = self._reading in (Reading.BEHIND, Reading.YIELDING)
+        held = self._reading.is_held
         self._stop_keepalive()
         self._reading = Reading.OVER
         if held and not self._transport.is_closing():
