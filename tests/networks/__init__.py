@@ -1,0 +1,1 @@
+"""The plugin on bad networks, each of them built by its test. See README.md beside this file."""
