@@ -144,6 +144,21 @@ def test_a_server_that_reads_slowly(authority_or_none: Authority | None) -> None
         assert end["payload"]["payload"] == {"code": 1000, "reason": "", "cause": "host"}
 
 
+def test_a_close_behind_much(authority_or_none: Authority | None) -> None:
+    """A server that reads slowly gets all of it, then the closing handshake."""
+    size = 12 * MIB
+    options = ("--close-timeout", "1")
+    with open_to_server(authority_or_none, *options, deaf=True) as (plugin, ws, peer):
+        plugin.send(send(ws, "x" * size, "data"), close(ws))
+        read_slowly(peer, size, 4 * MIB)
+        head, payload = peer.read_frame()
+        assert (head, len(payload)) == (0x80 | TEXT, size)
+        peer.expect_close(1000)
+        peer.send(close_frame(1000))
+        end = lines_to_close(plugin)[-1]["payload"]["payload"]
+        assert end == {"code": 1000, "reason": "", "cause": "host"}
+
+
 def test_a_close_of_a_server_that_reads_slowly(authority_or_none: Authority | None) -> None:
     """The second for both Close frames begins when ours has been handed to the system."""
     size = 12 * MIB

@@ -174,11 +174,11 @@ class Wire(asyncio.BufferedProtocol):
 
     def watch_close(self) -> bool:
         """Tell whether our Close frame, the last there is to send, has left; over TLS ask again."""
-        if self._meter.has_left:
-            # Where asyncio is closing already, it has dropped it.
+        if self._meter.has_left:  # or has been dropped, where asyncio is closing already
             self._close_has_left |= not self._transport.is_closing()
         else:
-            self._transport.set_write_buffer_limits(0)
+            # At 0 asyncio's TLS pauses us though it holds nothing, and never lets us go on.
+            self._transport.set_write_buffer_limits(int(self._secure), 0)
         return self._close_has_left
 
     def pause_writing(self) -> None:
@@ -281,7 +281,6 @@ class Wire(asyncio.BufferedProtocol):
                     self._stop_listening()
                     self.flush()
                     self._end = min(self._end, self._meter.end())
-                    self.watch_close()
                     self._listener.server_closing()
                     return False
             if len(output.batch) > BATCH:
