@@ -364,6 +364,7 @@ class Connection:
             self._finish()
         elif exc is not None:
             self.faulted(exc)
+        self._let_go_of_attempt()
         while exc is not None:
             # Frames and exception refer to each other, and to all that a TLS connection holds.
             traceback.clear_frames(exc.__traceback__)
@@ -491,7 +492,13 @@ class Connection:
     def _release(self) -> None:
         # Connection, wire and task refer to each other: without this a few hundred KiB of buffers
         # and compression would wait for the garbage collector, with each of them.
-        wire, self._wire, self._attempt, self._task = self._wire, None, None, None
+        wire, self._wire = self._wire, None
         self._unanswered.clear()
+        self._let_go_of_attempt()
         if wire is not None:
             wire.release()
+
+    def _let_go_of_attempt(self) -> None:
+        if self._attempt is not None:
+            self._attempt.release()
+        self._attempt = self._task = None

@@ -254,9 +254,12 @@ class Frames:
                 return exc
 
     def release(self) -> None:
-        """Give memory back: the message begun, and what compression holds."""
+        """Give memory back: the message begun, what compression holds, the library's parser."""
         self._message = bytearray()
         self._protocol.extensions = []
+        # The parser refers to the protocol in turn, and so do the frames of its exception.
+        self._protocol.parser.close()
+        self._protocol.parser_exc = None
 
 
 def _bad_text(exc: UnicodeDecodeError) -> Violation:

@@ -147,12 +147,17 @@ class Attempt:
             await self._exchange.done
         except BaseException:
             self.abandon()
+            self._protocol.parser.close()  # which refers to the protocol in turn
             raise
 
     def abandon(self) -> None:
         """Cut what there is; nothing is taken any more, be it there to be read already."""
         if self._exchange is not None:
             self._exchange.abandon()
+
+    def release(self) -> None:
+        """Let go of what refers to this attempt in turn, when it is over."""
+        self._exchange = None
 
     # --- names and addresses ---
 

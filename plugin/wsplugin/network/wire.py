@@ -206,8 +206,7 @@ class Wire(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return room for the next read (``asyncio.BufferedProtocol``)."""
         try:
-            # At the end of a TLS stream asyncio reads once: there must be room for all that is
-            # left.
+            # At the end of a TLS stream asyncio reads once: all that is left must have room.
             return self._inbox.room(sizehint + TLS_RECORD if self._secure else 1)
         except Exception as exc:  # noqa: BLE001 - the one net, see _break
             self._break(exc)
@@ -232,8 +231,7 @@ class Wire(asyncio.BufferedProtocol):
                 others_turn = False
                 self._fail(violation)
             except Exception:
-                # Before it goes out.
-                self._output.cut_half_line()
+                self._output.cut_half_line()  # before it goes out
                 raise
             finally:
                 self._output.uncork()
@@ -447,6 +445,8 @@ class Wire(asyncio.BufferedProtocol):
         self._loss = None
         self._inbox.release()
         self._frames.release()
+        # asyncio's TLS keeps our methods, and we its transport with a buffer of a quarter of a MiB.
+        self._transport.set_protocol(asyncio.BufferedProtocol())
 
     # --- keepalive ---
 
