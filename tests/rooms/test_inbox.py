@@ -131,6 +131,15 @@ def test_a_rest_is_moved_and_not_copied_to_a_new_buffer() -> None:
     assert inbox.buffer is buffer
 
 
+def test_there_is_room_for_as_much_as_is_held() -> None:
+    """Else the next read would be a small one, and all of it would have to be moved for that."""
+    inbox = Inbox()
+    while inbox.end < ROOM:
+        fill(inbox)
+    inbox.start = inbox.end - 3 * ROOM // 4
+    assert len(inbox.room(len(inbox.buffer) - inbox.end + 1)) >= 3 * ROOM // 4
+
+
 def test_a_long_frame_grows_as_its_bytes_come() -> None:
     """No more than four times what is there, whatever its header claims."""
     inbox = Inbox()

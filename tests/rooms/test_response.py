@@ -247,6 +247,14 @@ def test_a_line_without_end_is_refused_as_soon_as_it_is_too_long(start: bytes) -
 INTERIM = b"HTTP/1.1 103 x\r\n"
 
 
+def test_heads_are_refused_as_soon_as_they_are_too_long() -> None:
+    reader = ResponseReader()
+    data = OK + (padded(LONGEST_LINE // 2 - 2) + b"\r\n") * 7
+    assert reader.feed(data + padded(LONGEST_HEADS - len(data))) is None
+    with pytest.raises(BadResponse, match=TOO_LONG):
+        reader.feed(b"v")
+
+
 @pytest.mark.parametrize("size", [1, 1000, LONGEST_LINE])
 @pytest.mark.parametrize("interim", [False, True])
 def test_the_longest_heads(size: int, interim: bool) -> None:

@@ -548,6 +548,13 @@ def test_no_more_than_one_message_beyond_the_limit_of_the_batch(limit: int) -> N
     assert [len(got) for got in receiver.got] == sizes
 
 
+def test_a_batch_that_is_as_long_as_its_limit_is_not_full() -> None:
+    receiver = Receiver(limit=10)
+    receiver.inbox.put(frame(BINARY, bytes(6)) + frame(BINARY) + frame(BINARY))
+    assert receiver.frames.take(receiver.inbox, receiver.batch, 10) is Taken.BATCH
+    assert receiver.got == [bytes(6), b""]
+
+
 def test_the_batch_may_be_full_already() -> None:
     receiver = Receiver(limit=10)
     receiver.batch += bytes(11)

@@ -99,8 +99,10 @@ class Frames:
         self.pong = b""
         self._protocol = protocol
         self._max_size = max_size
-        # Compression makes what cannot be compressed longer; the library's limit is for frames.
+        # The library's limit is for what comes in frames: compression makes what cannot be
+        # compressed longer, and control frames between fragments count as well.
         self._max_frame = max_size + max_size // 64 + 1024
+        protocol.max_message_size = self._max_frame
         self._append_text = sink.append_text
         self._append_binary = sink.append_binary
         # The message whose fragments are arriving.
@@ -183,8 +185,6 @@ class Frames:
             # the library refuses a Close there. The unfinished message is lost with the
             # connection.
             protocol.current_size = None
-        # The library counts control frames against what is left for the message.
-        protocol.max_message_size = None if opcode & CONTROL else self._max_frame
         protocol.receive_data(data)
         taken = Taken.DATA
         for event in protocol.events_received():
