@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import pytest
 from deflate import DEFLATE, Compressor, compressed
 from harness import PING, TEXT, TIMEOUT, Listener, Peer, close_frame, frame
 from host_lines import close, create, encode, send
-from tls_servers import Authority, secure
+from tls_servers import Authority, say, secure
 from wsplugin.manager import Manager
 from wsplugin.output import Output
 from wsplugin.settings import Settings
@@ -98,7 +97,7 @@ def violate(peer: Peer) -> None:
 
 def refuse(peer: Peer) -> None:
     peer.read_request()
-    peer.send(b"HTTP/1.1 403 Forbidden\\r\\n\\r\\n" + bytes(1000))
+    peer.send(b"HTTP/1.1 403 Forbidden\r\n\r\n" + bytes(1000))
 
 
 def garbage(peer: Peer) -> None:
@@ -144,7 +143,7 @@ LIVES: dict[str, Life] = {
     "hung up": Life(hang_up),
     "timed out": Life(keep_silent, options={"timeout": 50}),
     "timed out within TLS": Life(keep_silent, secure=True, options={"timeout": 50}),
-    "TLS that fails": Life(garbage, secure=True),
+    "TLS that fails": Life(say(b"garbage"), secure=True),
     "cut": Life(never_answer_the_close, close=True),
 }
 
@@ -187,17 +186,14 @@ def objects() -> Counter[str]:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
-def test_nothing_is_left(life: Life, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    context: ssl.SSLContext | None = None
-    if life.secure:
-        context = authority.context("127.0.0.1")
-        monkeypatch.setenv("SSL_CERT_FILE", authority.file)
+def test_nothing_is_left(life: Life, trusted: Authority) -> None:
+    context = trusted.context("127.0.0.1") if life.secure else None
 
     def serve(listener: Listener) -> None:
         with listener.accept() as peer, contextlib.suppress(OSError, EOFError):
             # Whoever is to fail within the TLS handshake does not begin it.
-            begins = context is not None and life.serve not in (garbage, keep_silent)
-            life.serve(secure(peer, context) if begins and context else peer)
+            begins = life.serve in (answer_the_close, refuse)
+            life.serve(secure(peer, context) if context and begins else peer)
 
     def play() -> None:
         with Listener() as listener:

@@ -1,5 +1,6 @@
 """TLS: what is trusted, and what is said when it fails. Imported with the first use of TLS."""
 
+import errno
 import functools
 import os
 import ssl
@@ -13,11 +14,25 @@ def context(ca_file: str | None) -> ssl.SSLContext:
         OSError: the file cannot be read, or holds no certificates (``ssl.SSLError``).
 
     """
+    _see_to_descriptors()
     made = ssl.create_default_context()
     if ca_file is not None:
         made.load_verify_locations(ca_file)
     made.set_alpn_protocols(["http/1.1"])
     return made
+
+
+def _see_to_descriptors() -> None:
+    """Raise what ``create_default_context`` says nothing of: that it could not read the roots.
+
+    Without them the context would refuse all servers, for as long as it is kept.
+    """
+    roots = ssl.get_default_verify_paths().cafile
+    try:
+        os.close(os.open(roots or os.devnull, os.O_RDONLY))
+    except OSError as exc:
+        if exc.errno in (errno.EMFILE, errno.ENFILE):
+            raise
 
 
 def describe(exc: BaseException) -> str | None:
