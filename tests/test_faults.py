@@ -248,6 +248,7 @@ CASES: dict[str, Case] = {
     "the end of the connection": Case("network.wire:Wire._finish", 1, ending),
     "the end of the connection, told": Case("connection:Connection.lost", 1, ending),
     "what it says of the end": Case("connection:decide", 1, ending),
+    "what is dropped at the end": Case("network.outbox:Pieces.clear", 1, ending),
     "a reset": Case("network.wire:Wire._read_rest", 1, resetting),
     "the deadline": Case(
         "connection:Connection._overdue", 1, closing_in_vain, ("--close-timeout", "0.2")

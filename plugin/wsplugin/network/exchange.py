@@ -51,8 +51,7 @@ class Exchange(asyncio.Protocol):
 
     def abandon(self) -> None:
         """Cut the connection and take nothing any more, be it there to be read already."""
-        if not self.done.cancel() and not self.done.cancelled():
-            self.done.exception()  # it may be that nobody has come so far as to ask for it
+        self.done.cancel()
         if self.transport is not None:
             self.transport.abort()
 
