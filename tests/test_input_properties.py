@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from fuzz_input import ACTIONS, ANY, INTERESTING, Judge, expect, fuzz
 from harness import Plugin
 from wsplugin.decoding import decode_request
-from wsplugin.messages import SLICE, Close, RequestError
+from wsplugin.messages import SLICE, RequestError
 from wsplugin.policy import check_close
+from wsplugin.requests import Close
 
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("wsplugin", deadline=None)
@@ -97,7 +98,8 @@ def outcome(line: bytes) -> tuple[str, Any] | None:
         return None
     try:
         if isinstance(request, Close):
-            check_close(request.payload.code, request.payload.reason)
+            code, reason = request.payload.code, request.payload.reason
+            check_close(1000 if code is None else code, reason or "")
     except RequestError as error:
         return error.code, request.id
     return "ok", request.id

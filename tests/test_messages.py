@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from harness import PLUGIN, Plugin
-from wsplugin import encoding, messages
+from wsplugin import encoding, messages, requests
 from wsplugin.decoding import decode_bytes, decode_request
 from wsplugin.encoding import MessageEncoder
 from wsplugin.messages import SLICE, BinaryType, RequestError
@@ -340,7 +341,7 @@ def test_decoded_send_is_ready_to_go_down(size: int, id: Any, blanks: bytes) -> 
         for ascii in (True, False):
             line = json.dumps(envelope, ensure_ascii=ascii).encode()
             decoded = decode_request(blanks + line)
-            assert decoded == messages.OutgoingMessage(id, "ws-1", opcode, message)
+            assert decoded == requests.OutgoingMessage(id, UNSET, "ws-1", opcode, message)
             assert decode_request(bytearray(line)) == decoded
 
 
@@ -851,7 +852,7 @@ def encoded(event: messages.Event) -> Any:
 @given(st.text())
 def test_text_message_equals_the_types(text: str) -> None:
     buffer = bytearray(b"before")
-    MessageEncoder("ws-1", "arraybuffer").append_text(buffer, text)
+    MessageEncoder("ws-1", UNSET, "arraybuffer").append_text(buffer, text)
     line = bytes(buffer.removeprefix(b"before"))
     assert line.index(b"\n") == len(line) - 1
     payload = messages.MessageEvent("ws-1", messages.TextMessage(text))
@@ -867,7 +868,7 @@ def test_text_of_every_plane() -> None:
             if not 0xD800 <= code < 0xE000
         )
         buffer = bytearray()
-        MessageEncoder("ws-1", "base64").append_text(buffer, text)
+        MessageEncoder("ws-1", UNSET, "base64").append_text(buffer, text)
         assert json.loads(buffer)["payload"]["payload"]["data"] == text
         assert buffer.count(b"\n") == 1
 
@@ -881,7 +882,7 @@ def test_text_of_every_plane() -> None:
 def test_binary_message_equals_the_types(binary_type: BinaryType, size: int, kind: Any) -> None:
     data = (bytes(range(256)) * (size // 256 + 1))[:size]
     buffer = bytearray(b"before")
-    MessageEncoder("ws-12", binary_type).append_binary(buffer, kind(data))
+    MessageEncoder("ws-12", UNSET, binary_type).append_binary(buffer, kind(data))
     line = bytes(buffer.removeprefix(b"before"))
     assert line.index(b"\n") == len(line) - 1
     message: messages.ArrayBufferMessage | messages.Base64Message
@@ -896,10 +897,10 @@ def test_binary_message_equals_the_types(binary_type: BinaryType, size: int, kin
 def test_binary_comes_back_as_it_went(data: bytes, binary_type: BinaryType) -> None:
     """What one side encodes, the other decodes: a host may send an event's payload on."""
     buffer = bytearray()
-    MessageEncoder("ws-1", binary_type).append_binary(buffer, data)
+    MessageEncoder("ws-1", UNSET, binary_type).append_binary(buffer, data)
     payload = {"id": "ws-1", **json.loads(buffer)["payload"]["payload"]}
     decoded = decode_request(request("websocket-send", payload))
-    assert decoded == messages.OutgoingMessage(7, "ws-1", messages.BINARY, data)
+    assert decoded == requests.OutgoingMessage(7, UNSET, "ws-1", messages.BINARY, data)
 
 
 @given(
@@ -923,7 +924,7 @@ def test_other_events_equal_the_types(id: str, payload: Any) -> None:
         messages.ErrorPayload: messages.ErrorEvent,
         messages.CloseEventPayload: messages.CloseEvent,
     }
-    line = encoding.encode_event(id, payload)
+    line = encoding.encode_event(id, UNSET, payload)
     assert line.index(b"\n") == len(line) - 1
     event = messages.Event(events[type(payload)](id, payload))
     assert json.loads(line) == encoded(event)

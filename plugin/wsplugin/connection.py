@@ -9,16 +9,15 @@ import contextlib
 import enum
 import functools
 import logging
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol
 
+from wsplugin.connecting import Connecting
 from wsplugin.deadline import MOMENT, Deadline
 from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_event
 from wsplugin.log import fault
 from wsplugin.messages import (
     ConnectionErrorCode,
-    CreatePayload,
     ErrorPayload,
     Id,
     OpenPayload,
@@ -28,10 +27,11 @@ from wsplugin.network.outbox import Queue, Waiting
 from wsplugin.outcome import FAULT, Ending, decide, encode_not_open, not_open
 from wsplugin.output import Output
 from wsplugin.policy import Target
+from wsplugin.requests import NewConnection
 from wsplugin.settings import Settings
 
 if TYPE_CHECKING:
-    from wsplugin.network.opening import Attempt, Dialer
+    from wsplugin.network.opening import Dialer
     from wsplugin.network.wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -101,20 +101,22 @@ class Connection:
     and nothing else.
     """
 
-    def __init__(self, id: str, target: Target, options: CreatePayload, owner: Owner) -> None:
+    def __init__(self, id: str, target: Target, options: NewConnection, owner: Owner) -> None:
         self.id = id
+        self.app = options.app
         self.target = target
         self.options = options
         self.settings = owner.settings
         self.output = owner.output
-        self.encoder = MessageEncoder(id, options.binary_type)
+        self.encoder = MessageEncoder(id, options.app, options.binary_type)
         self.state = State.WAITING
         self.turn = 0
         """When it was this connection's turn to be read, for fairness: kept by the manager."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._attempt: Attempt | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.read_at = self._loop.time()
+        """When the request was read, in the event loop's time."""
+        self._connecting: Connecting | None = None
         self._wire: Wire | None = None
         self._queue = Queue(owner.settings.max_send_buffer)
         # Requests whose message has been written but not yet taken by the operating system.
@@ -125,7 +127,6 @@ class Connection:
         # Why a connection that was ended on purpose has not completed its closing handshake.
         self._cut: str | None = None
         self._deadline = Deadline()
-        self._open_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -154,9 +155,11 @@ class Connection:
         """Begin the opening handshake: the connection has been given its place."""
         self._enter(State.CONNECTING)
         logger.info("%s: connecting to %s:%d", self.id, self.target.host, self.target.port)
-        self._task = self._loop.create_task(self._connect())
-        # A task that is cancelled before it starts would run nothing behind an await.
-        self._task.add_done_callback(self._connect_done)
+        timeout = self.options.timeout
+        seconds = self.settings.open_timeout if timeout is None else timeout / 1000
+        self._connecting = Connecting(
+            self, self._owner.dialer, seconds, self._open_timed_out, self._connecting_over
+        )
 
     def send(self, id: Id, opcode: int, payload: bytes | bytearray) -> None:
         """Send one message, or queue it; the request is answered when it has been handed on.
@@ -249,6 +252,40 @@ class Connection:
         if self._deadline.set_patient(self._loop.time(), self.settings.close_timeout, taken):
             self._set_deadline_timer()
 
+    @_netted
+    def hurry(self, seconds: float) -> None:
+        """Give a connection that ends no more than so many seconds without progress."""
+        if self._deadline.bring_forward(self._loop.time(), seconds):
+            self._set_deadline_timer()
+
+    @_netted
+    def cut(self, ending: Ending) -> None:
+        """Cut the connection at once, without a Close frame: what has not been told is dropped.
+
+        An end that has been decided before stays as it was, but comes now.
+        """
+        if self.state is State.CLOSED:
+            return
+        self._ending = self._ending or ending
+        self._cut = self._cut or f"cut by the {ending.cause}"
+        if self.state < State.OPEN:
+            self._abort_opening(self._cut)
+        elif self._wire is not None:
+            self._deadline.set(self._loop.time(), 0)
+            self._wire.abort()
+
+    def pause(self) -> None:
+        """Read no more from the server."""
+        raise NotImplementedError
+
+    def unpause(self) -> None:
+        """Read on from the server."""
+        raise NotImplementedError
+
+    def ping(self, id: Id, timeout: int | None) -> None:
+        """Ask for a sign of life."""
+        raise NotImplementedError
+
     def _set_deadline_timer(self) -> None:
         if self._deadline_timer:
             self._deadline_timer.cancel()
@@ -262,14 +299,14 @@ class Connection:
 
     # --- what the attempt and the wire tell ---
 
-    def opened(self, wire: "Wire", headers: dict[str, str]) -> None:
+    def opened(self, wire: "Wire", facts: OpenPayload) -> None:
         """The server has accepted the opening handshake."""
         self._enter(State.OPEN)
         self._wire = wire
-        if self._open_timer:
-            self._open_timer.cancel()
+        if self._connecting is not None:
+            self._connecting.stop_timing()
         logger.info("%s: open", self.id)
-        self.output.write(encode_event(self.id, OpenPayload(headers)))
+        self.output.write(encode_event(self.id, self.app, facts))
         if self._ending:
             self._deadline.count_from(wire.taken)
             self._be_patient()
@@ -333,8 +370,8 @@ class Connection:
             return
         self._failure = FAULT
         try:
-            if self._task is not None:
-                self._cancel_opening()
+            if self._connecting is not None:
+                self._connecting.call_off()
             if self._wire is not None:
                 self._wire.abort()
         except Exception as again:  # noqa: BLE001 - whatever it is, the `close` event must come
@@ -343,72 +380,35 @@ class Connection:
 
     # --- the course of things ---
 
-    async def _connect(self) -> None:
-        timeout = self.options.timeout
-        seconds = timeout / 1000 if isinstance(timeout, int) else self.settings.open_timeout
-        self._open_timer = self._loop.call_later(seconds, self._open_timed_out, seconds)
-        # Not before: a bad line is answered without loading the network libraries.
-        from wsplugin.network.opening import Attempt, SystemDialer
-
-        self._attempt = Attempt(self, self._owner.dialer or SystemDialer(), seconds)
-        await self._attempt.run()
-
     @_netted
-    def _connect_done(self, task: asyncio.Task[None]) -> None:
-        exc = None if task.cancelled() else task.exception()
+    def _connecting_over(self, exc: BaseException | None) -> None:
+        """The attempt has ended: the connection is open, or never will be."""
+        connecting = self._connecting
         if self.state is State.CONNECTING:
-            if exc is not None:
-                failure = self._explain(exc)
+            if exc is not None and connecting is not None:
+                failure = connecting.explain(exc)
                 if self._failure is None and (self._cut is None or failure is FAULT):
                     self._failure = failure
             self._finish()
         elif exc is not None:
             self.faulted(exc)
-        self._let_go_of_attempt()
-        while exc is not None:
-            # Frames and exception refer to each other, and to all that a TLS connection holds.
-            traceback.clear_frames(exc.__traceback__)
-            exc = exc.__cause__ or exc.__context__
-
-    def _explain(self, exc: BaseException) -> ErrorPayload:
-        try:
-            failure = self._attempt.explain(exc) if self._attempt is not None else None
-        except Exception as bug:  # noqa: BLE001 - whatever it is, the `close` event must come
-            logger.error("%s: cannot explain: %s", self.id, fault(bug))
-            failure = None
-        if failure is None:
-            logger.error("%s: a fault of the plugin: %s", self.id, fault(exc))
-            failure = FAULT
-        return failure
+        self._connecting = None
 
     @_netted
     def _open_timed_out(self, seconds: float) -> None:
-        # As in _look(): the answer may have arrived while the process was stopped.
-        self._open_timer = self._loop.call_later(0, self._give_up_opening, seconds)
-
-    @_netted
-    def _give_up_opening(self, seconds: float) -> None:
         self._failure = ErrorPayload(
             f"no opening handshake within {seconds:g} seconds", "open-timeout"
         )
-        self._cancel_opening()
+        if self._connecting is not None:
+            self._connecting.call_off()
 
     def _abort_opening(self, why: str) -> None:
         self._cut = self._cut or why
         self._deadline.set(self._loop.time(), 0)
-        if self._open_timer:
-            # It could still come before the task has ended, and call a failure what is none.
-            self._open_timer.cancel()
-        if self._task:
-            self._cancel_opening()
+        if self._connecting is not None:
+            self._connecting.call_off()
         else:
             self._finish()
-
-    def _cancel_opening(self) -> None:
-        assert self._task
-        self._task.cancel()
-        if self._attempt is not None:
-            self._attempt.abandon()  # the server's answer may already be there to be read
 
     @_netted
     def _look(self) -> None:
@@ -471,9 +471,8 @@ class Connection:
         """Write the last lines of this connection and give back its place."""
         outcome = decide(self._failure, self._ending, self._cut, self._wire)
         self._enter(State.CLOSED)
-        for timer in (self._open_timer, self._deadline_timer):
-            if timer:
-                timer.cancel()
+        if self._deadline_timer:
+            self._deadline_timer.cancel()
         close = outcome.close
         # Words of the server's or the app's stay out of the log.
         ours = close.code == 1006 or close.cause not in ("host", "server")
@@ -483,9 +482,9 @@ class Connection:
         with contextlib.ExitStack() as last:
             last.callback(self._owner.closed, self)
             last.callback(self._release)
-            last.callback(self.output.insist, encode_event, self.id, close)
+            last.callback(self.output.insist, encode_event, self.id, self.app, close)
             if outcome.error is not None:
-                last.callback(self.output.insist, encode_event, self.id, outcome.error)
+                last.callback(self.output.insist, encode_event, self.id, self.app, outcome.error)
             for id in (*self._unanswered, *self._queue.clear()):
                 self.output.insist(encode_not_open, self.id, id)
 
@@ -494,11 +493,8 @@ class Connection:
         # and compression would wait for the garbage collector, with each of them.
         wire, self._wire = self._wire, None
         self._unanswered.clear()
-        self._let_go_of_attempt()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.release()
         if wire is not None:
             wire.release()
-
-    def _let_go_of_attempt(self) -> None:
-        if self._attempt is not None:
-            self._attempt.release()
-        self._attempt = self._task = None

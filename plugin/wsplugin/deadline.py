@@ -47,6 +47,16 @@ class Deadline:
         self.when, self.seconds, self._patient, self._taken = now + seconds, seconds, True, taken
         return True
 
+    def bring_forward(self, now: float, seconds: float) -> bool:
+        """Let the time be over in so many seconds if it would be later; tell whether it would.
+
+        What prolonged it before does so still, by as many seconds.
+        """
+        if now + seconds >= self.when:
+            return False
+        self.when, self.seconds = now + seconds, seconds
+        return True
+
     def count_from(self, taken: float) -> None:
         """Take no note of what the server has taken before it could take what waits."""
         self._taken = taken

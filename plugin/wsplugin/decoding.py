@@ -15,22 +15,26 @@ from wsplugin.messages import (
     SLICE,
     TEXT,
     WHITE_SPACE,
-    Create,
     Id,
+    RequestError,
+    shorten,
+)
+from wsplugin.mistakes import BLANKS, COLON, STRING, explain, not_utf8
+from wsplugin.requests import (
+    Create,
     LongCreate,
     LongLine,
+    NewConnection,
     OutgoingMessage,
     Request,
-    RequestError,
     Send,
     SendArrayBuffer,
     SendNumbers,
     SendText,
     ShortLine,
     ShortSend,
-    shorten,
+    too_many_headers,
 )
-from wsplugin.mistakes import BLANKS, COLON, STRING, explain, not_utf8
 
 _decode_short: Callable[[bytes | bytearray], ShortLine] = msgspec.json.Decoder(ShortLine).decode
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
@@ -61,14 +65,13 @@ def decode_request(line: bytes | bytearray) -> Request | None:
             return _decode_long_line(line)
         request = _decode_short(line)
         if not isinstance(request, ShortSend):
-            return request
-        payload = request.payload
+            return _finish(request) if isinstance(request, Create) else request
+        id, app, payload = request.id, request.app, request.payload
         if isinstance(payload, SendText):
-            return OutgoingMessage(request.id, payload.id, TEXT, payload.data.encode())
+            return OutgoingMessage(id, app, payload.id, TEXT, payload.data.encode())
         if isinstance(payload, SendNumbers):
-            data = to_bytes(payload.data, request.id)
-            return OutgoingMessage(request.id, payload.id, BINARY, data)
-        return OutgoingMessage(request.id, payload.id, BINARY, payload.data)
+            return OutgoingMessage(id, app, payload.id, BINARY, to_bytes(payload.data, id))
+        return OutgoingMessage(id, app, payload.id, BINARY, payload.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         words = shorten(str(exc))
     # Only now, when the exception is gone: what it holds of the line may be as long as that.
@@ -87,33 +90,53 @@ def _decode_long_line(line: bytes | bytearray) -> Request:
     if isinstance(request, LongCreate):
         _check_counts(request)
         # Written anew, it is what has been counted: a name given twice stands in it once.
-        return msgspec.json.decode(encode(request), type=Create)
+        return _finish(msgspec.json.decode(encode(request), type=Create))
     if not isinstance(request, Send):
         return request
-    payload = request.payload
+    id, app, payload = request.id, request.app, request.payload
     if isinstance(payload, SendText):
-        return OutgoingMessage(request.id, payload.id, TEXT, payload.data.encode())
+        return OutgoingMessage(id, app, payload.id, TEXT, payload.data.encode())
     if isinstance(payload, SendArrayBuffer):
-        data = decode_bytes(payload.data, request.id)
-        return OutgoingMessage(request.id, payload.id, BINARY, data)
-    return OutgoingMessage(request.id, payload.id, BINARY, payload.data)
+        return OutgoingMessage(id, app, payload.id, BINARY, decode_bytes(payload.data, id))
+    return OutgoingMessage(id, app, payload.id, BINARY, payload.data)
+
+
+def _finish(create: Create) -> NewConnection:
+    """Fill in what the host has left open, or has left to the plugin by a null."""
+    payload = create.payload
+    return NewConnection(
+        create.id,
+        create.app,
+        payload.url,
+        payload.headers or {},
+        create.headers or {},
+        payload.protocols or [],
+        payload.timeout,
+        payload.per_message_deflate is not False,
+        payload.binary_type or "arraybuffer",
+        payload.tcp_no_delay is not False,
+    )
 
 
 def _check_counts(create: LongCreate) -> None:
     """Refuse too many headers or subprotocols before an object is made of each.
 
     Raises:
-        RequestError: ``invalid-payload``.
+        RequestError: ``invalid-payload``, or ``invalid-request`` for the host's own headers.
 
     """
-    for name, limit, members, many in (
-        ("headers", MAX_HEADERS, create.payload.headers, _MANY_HEADERS),
-        ("protocols", MAX_PROTOCOLS, create.payload.protocols, _MANY_PROTOCOLS),
-    ):
-        if re.match(many, members):
-            raise RequestError(
-                "invalid-payload", f"payload.{name}: expected at most {limit}", create.id
-            )
+    payload = create.payload
+    if re.match(_MANY_HEADERS, payload.headers):
+        error = too_many_headers("payload.headers")
+    elif re.match(_MANY_PROTOCOLS, payload.protocols):
+        words = f"payload.protocols: expected at most {MAX_PROTOCOLS}"
+        error = RequestError("invalid-payload", words)
+    elif re.match(_MANY_HEADERS, create.headers):
+        error = too_many_headers("headers")
+    else:
+        return
+    error.id = create.id
+    raise error
 
 
 def decode_bytes(data: Raw, id: Id = None) -> bytearray:

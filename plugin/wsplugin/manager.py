@@ -7,8 +7,10 @@ nobody else.
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
+
+from msgspec import UNSET
 
 from wsplugin.connection import GRACE, Connection
 from wsplugin.decoding import decode_request
@@ -16,25 +18,39 @@ from wsplugin.encoding import encode_answer, encode_done, encode_error
 from wsplugin.log import fault
 from wsplugin.messages import (
     ACTIONS,
+    FEATURES,
     PROTOCOL,
-    Background,
-    Close,
-    Create,
+    App,
     CreateAnswer,
     Created,
-    Describe,
     DescribeAnswer,
     Description,
     Id,
     Limits,
-    OutgoingMessage,
-    Request,
     RequestError,
 )
 from wsplugin.outcome import Ending, not_open
 from wsplugin.output import Output
 from wsplugin.places import Places
-from wsplugin.policy import check_close, check_headers, check_policy, check_protocols, parse_url
+from wsplugin.policy import (
+    check_close,
+    check_headers,
+    check_policy,
+    check_protocols,
+    parse_url,
+    with_host_header,
+)
+from wsplugin.requests import (
+    Background,
+    Close,
+    Describe,
+    NewConnection,
+    OutgoingMessage,
+    Pause,
+    Ping,
+    Request,
+    Resume,
+)
 from wsplugin.settings import Settings
 from wsplugin.version import __version__
 
@@ -48,7 +64,7 @@ SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
 
 
 class Manager:
-    """Carries out requests on up to ``settings.max_connections`` connections.
+    """Carries out requests on up to ``settings.max_connections`` connections of each app.
 
     `on_idle` is called once, when an end has been asked for and no connection is left.
     """
@@ -71,9 +87,8 @@ class Manager:
         self._turns = 0
         # All that have not had their `close` event.
         self._connections: dict[str, Connection] = {}
-        self._places: Places[Connection] = Places(
-            settings.max_connections, settings.max_connections * settings.max_send_buffer
-        )
+        # Of each app that has connections, and of the unnamed one.
+        self._places: dict[App, Places[Connection]] = {}
         # Those that have been sent messages in this batch of lines; a dictionary for its order.
         self._batched: dict[Connection, None] = {}
         # Requests of app-background, each with the connections that it still waits for.
@@ -129,58 +144,99 @@ class Manager:
 
     def _dispatch(self, request: Request) -> None:
         match request:
-            case Create():
+            case NewConnection():
                 self._create(request)
             case Close():
                 self._close(request)
+            case Pause():
+                self._pause(request)
+            case Resume():
+                self._resume(request)
+            case Ping():
+                self._ping(request)
             case Background():
                 self._background(request)
             case Describe():
                 self._describe(request)
 
     def _send(self, message: OutgoingMessage) -> None:
-        connection = self._find(message.connection)
+        connection = self._find(message.connection, message.app)
         if connection is None:
             raise not_open(message.connection)
         self._batched[connection] = None
         connection.send(message.id, message.opcode, message.data)
 
-    def _create(self, request: Create) -> None:
-        options = request.payload
-        target = parse_url(options.url)
-        check_headers(options.headers)
-        check_protocols(options.protocols)
+    def _create(self, request: NewConnection) -> None:
+        target = parse_url(request.url)
+        check_headers(request.headers, request.host_headers)
+        target = with_host_header(target, request.host_headers)
+        check_protocols(request.protocols)
         check_policy(target, self.settings)
-        connection = Connection(f"ws-{self._created + 1}", target, options, self)
+        places = self._places.get(request.app)
+        if places is None:
+            places = Places(self.settings.max_connections, self._allowed)
+        if self.settings.at_limit == "refuse" and places.is_full:
+            raise RequestError("limit-reached", f"{self._limit.reason} (--at-limit refuse)")
+        connection = Connection(f"ws-{self._created + 1}", target, request, self)
         answer = b""
         if request.id is not None:
             answer = encode_answer(CreateAnswer(request.id, Created(connection.id)))
         # From here on it exists.
         self._connections[connection.id] = connection
+        self._places[request.app] = places
         self._created += 1
         self.output.write(answer)
         try:
-            self._places.arrive(connection)
-            if (oldest := self._places.evicted()) is not None:
+            places.arrive(connection)
+            if (oldest := places.evicted()) is not None:
                 oldest.end(self._limit, GRACE, at_once=True)
-            for waiting in self._places.too_many_waiting():
+            for waiting in places.too_many_waiting():
                 waiting.end(self._limit, GRACE, at_once=True)
-            self._give_places()
+            self._give_places(places)
         except Exception as exc:  # noqa: BLE001 - the request has its answer and gets no other
             connection.faulted(exc)
 
     def _close(self, request: Close) -> None:
         payload = request.payload
-        check_close(payload.code, payload.reason)
-        connection = self._find(payload.id)
+        code = 1000 if payload.code is None else payload.code
+        reason = payload.reason or ""
+        check_close(code, reason)
+        connection = self._find(payload.id, request.app)
         self._answer(request.id)
-        if connection is not None and not connection.ending:
-            connection.end(Ending(payload.code, payload.reason, "host"))
+        if connection is None:
+            return
+        if payload.timeout == 0:
+            connection.cut(Ending(code, reason, "host"))
+            return
+        if not connection.ending:
+            connection.end(Ending(code, reason, "host"))
+        if payload.timeout is not None:
+            connection.hurry(payload.timeout / 1000)
+
+    def _pause(self, request: Pause) -> None:
+        connection = self._find(request.payload.id, request.app)
+        if connection is not None:
+            connection.pause()
+        self._answer(request.id)
+
+    def _resume(self, request: Resume) -> None:
+        connection = self._find(request.payload.id, request.app)
+        self._answer(request.id)
+        if connection is not None:
+            connection.unpause()
+
+    def _ping(self, request: Ping) -> None:
+        payload = request.payload
+        connection = self._find(payload.id, request.app)
+        if connection is None:
+            raise not_open(payload.id)
+        connection.ping(request.id, payload.timeout)
 
     def _background(self, request: Background) -> None:
-        self._backgrounds.append((request.id, set(self._connections)))
-        logger.info("background: %d connections end", len(self._places))
-        for connection in self._places:
+        ending = list(self._of(request.app))
+        self._backgrounds.append((request.id, {connection.id for connection in ending}))
+        logger.info("background: %d connections end", len(ending))
+        for connection in ending:
             connection.end(BACKGROUND, GRACE, at_once=True)
         self._answer_backgrounds()
 
@@ -191,6 +247,7 @@ class Manager:
             version=__version__,
             protocol=PROTOCOL,
             actions=ACTIONS,
+            features=FEATURES,
             limits=Limits(
                 max_connections=settings.max_connections,
                 max_message_size=settings.max_message_size,
@@ -203,14 +260,29 @@ class Manager:
         if request.id is not None:
             self.output.write(encode_answer(DescribeAnswer(request.id, description)))
 
-    def _find(self, id: str) -> Connection | None:
-        """Return a connection, or None if it has had its ``close`` event."""
+    def _find(self, id: str, app: App) -> Connection | None:
+        """Return a connection, or None if it has had its ``close`` event.
+
+        Raises:
+            RequestError: ``unknown-id``; there is none, or it is another app's.
+
+        """
         connection = self._connections.get(id)
         if connection is None:
             number = re.fullmatch(r"ws-([1-9][0-9]{0,18})", id)
             if number is None or int(number[1]) > self._created:
-                raise RequestError("unknown-id", "no connection was ever created under this id")
+                raise unknown_id()
+        elif app is not UNSET and connection.app != app:
+            raise unknown_id()
         return connection
+
+    def _of(self, app: App) -> Iterator[Connection]:
+        """Iterate over the connections of an app, or over all if none is named, oldest first.
+
+        They may leave meanwhile.
+        """
+        named = list(self._connections.values())
+        return (each for each in named if app is UNSET or each.app == app)
 
     def _answer(self, id: Id) -> None:
         if id is not None:
@@ -218,29 +290,37 @@ class Manager:
 
     # --- places ---
 
-    def _give_places(self) -> None:
+    @property
+    def _allowed(self) -> int:
+        return self.settings.max_connections * self.settings.max_send_buffer
+
+    def _give_places(self, places: Places[Connection]) -> None:
         """Let connections that wait begin, as places are free; hurry those that leave."""
-        while (connection := self._places.give()) is not None:
+        while (connection := places.give()) is not None:
             connection.connect()
-        for leaving in self._places.hurried():
+        for leaving in places.hurried():
             leaving.cut_off(GRACE)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection that has had its ``close`` event."""
         del self._connections[connection.id]
         try:
-            self._places.leave(connection)
+            places = self._places[connection.app]
+            places.leave(connection)
+            if not places:
+                del self._places[connection.app]
             self._batched.pop(connection, None)
             for _, awaited in self._backgrounds:
                 awaited.discard(connection.id)
             self._answer_backgrounds()
-            self._give_places()
+            self._give_places(places)
         finally:
             self._check_idle()
 
     def _answer_backgrounds(self) -> None:
-        while self._backgrounds and not self._backgrounds[0][1]:
-            id, _ = self._backgrounds.pop(0)
+        over = [id for id, awaited in self._backgrounds if not awaited]
+        self._backgrounds = [background for background in self._backgrounds if background[1]]
+        for id in over:
             if id is not None:
                 self.output.insist(encode_done, id)
 
@@ -249,7 +329,7 @@ class Manager:
     def finish(self) -> None:
         """Carry out what has been asked for, then end all connections."""
         self._ending = True
-        for connection in self._places:
+        for connection in self._of(UNSET):
             connection.end_when_open(SHUTDOWN)
         self._check_idle()
 
@@ -264,7 +344,7 @@ class Manager:
     def stop(self) -> None:
         """End all connections within a second, and refuse all further requests."""
         self._ending = self._stopped = True
-        for connection in self._places:
+        for connection in self._of(UNSET):
             connection.end(SHUTDOWN, GRACE, at_once=True)
         self._check_idle()
 
@@ -274,3 +354,8 @@ class Manager:
             if self._lingering is not None:
                 self._lingering.cancel()
             self._on_idle()
+
+
+def unknown_id() -> RequestError:
+    """Say that an id is not known, or not to the app that asks: it cannot tell the two apart."""
+    return RequestError("unknown-id", "no connection was ever created under this id")

@@ -1,16 +1,31 @@
-"""The wire contract as types: every line in both directions.
+"""The wire contract as types: its words, and every line to the host.
 
-A line from the host is one of the five of :data:`HostLine`; a line to the host is an answer or an
-event. ``decoding.py`` and ``encoding.py`` turn them from and to JSON, and ``wsplugin --schema`` is
+A line from the host is in ``requests.py``; a line to the host is an answer or an event.
+``decoding.py`` and ``encoding.py`` turn them from and to JSON, and ``wsplugin --schema`` is
 generated from them (``schema.py``), so what is decoded, what is encoded and what is documented
-cannot differ. A line that has been decoded is a :data:`Request`.
+cannot differ.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 PROTOCOL: Final = 1
+FEATURES: Final = (
+    "nulls",
+    "apps",
+    "host-headers",
+    "no-delay",
+    "open-facts",
+    "close-1005",
+    "close-timeout",
+    "pause",
+    "ping",
+    "at-limit",
+    "exit-timeout",
+    "parent-pid",
+)
+"""What has been added since release 1.0; the list only grows."""
 
 # Lists longer than this are decoded and encoded slice by slice: a list needs eight bytes for
 # every byte of the message, so an 8 MiB message would need 64 MiB more at once.
@@ -20,10 +35,14 @@ SLICE: Final = 65_536
 MAX_URL: Final = 8_192
 MAX_HEADERS: Final = 256
 MAX_PROTOCOLS: Final = 64
+MAX_APP: Final = 256
 
 # Opcodes of messages (RFC 6455 section 11.8).
 TEXT: Final = 1
 BINARY: Final = 2
+
+# The code of a Close frame that has none (RFC 6455 section 7.4.1).
+NO_CODE: Final = 1005
 
 # What JSON calls white space (RFC 8259 section 2); a line of nothing else is blank.
 WHITE_SPACE: Final = b" \t\r\n"
@@ -31,199 +50,22 @@ WHITE_SPACE: Final = b" \t\r\n"
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 """A request's id. None stands for a request without one (JSON ``null`` or absent)."""
 GivenId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str
+App = Annotated[str, Meta(min_length=1, max_length=MAX_APP)] | UnsetType
+"""The app that a request is for, in Unicode code points; never null, as a forgotten name would
+reach the connections of all."""
 
-# --- host to plugin ---------------------------------------------------------------------------
-
-# The grammar of header names and of subprotocols (RFC 9110 section 5.6.2).
-TOKEN_PATTERN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"  # noqa: S105 - no password
-
-
-def _documented(max_length: int | None = None, **schema: Any) -> Meta:
-    # What policy.py checks with better messages, and the schema tells too.
-    return Meta(max_length=max_length, extra_json_schema=schema)
-
-
-BinaryType = Literal["arraybuffer", "base64"]
-
-
-class CreatePayload(Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
-    """Payload of ``websocket-create``. ``timeout`` is in milliseconds."""
-
-    url: Annotated[str, _documented(MAX_URL, pattern=r"^[wW][sS]{1,2}://[^\s#@/?]+([/?][^\s#]*)?$")]
-    headers: Annotated[
-        dict[str, Annotated[str, _documented(pattern="^[ -~\u00a0-\u00ff]*$")]],
-        _documented(MAX_HEADERS, propertyNames={"pattern": TOKEN_PATTERN}),
-    ] = {}
-    protocols: Annotated[
-        list[Annotated[str, _documented(pattern=TOKEN_PATTERN)]],
-        _documented(MAX_PROTOCOLS, uniqueItems=True),
-    ] = []
-    timeout: Annotated[int, Meta(ge=1, le=3_600_000)] | UnsetType = UNSET
-    per_message_deflate: bool = True
-    binary_type: BinaryType = "arraybuffer"
-
-
-class LongCreatePayload(CreatePayload, frozen=True):
-    """The same as :class:`CreatePayload` for long lines: what may be many is left undecoded."""
-
-    headers: Raw = Raw(b"{}")  # type: ignore[assignment]
-    protocols: Raw = Raw(b"[]")  # type: ignore[assignment]
-
-
-class SendText(
-    Struct, tag_field="type", tag="text", forbid_unknown_fields=True, frozen=True, gc=False
-):
-    """Payload of ``websocket-send`` for a text message."""
-
-    id: str
-    data: str
-
-
-ByteArray = Annotated[
-    Raw,
-    _documented(type="array", items={"type": "integer", "minimum": 0, "maximum": 255}),
-]
-"""A JSON array of integers 0 to 255, left undecoded: see :func:`decode_bytes`."""
-
-
-class SendArrayBuffer(
-    Struct, tag_field="type", tag="arraybuffer", forbid_unknown_fields=True, frozen=True
-):
-    """Payload of ``websocket-send`` for a binary message given as numbers."""
-
-    id: str
-    data: ByteArray
-
-
-class SendNumbers(
-    Struct, tag_field="type", tag="arraybuffer", forbid_unknown_fields=True, frozen=True
-):
-    """The same as :class:`SendArrayBuffer`, decoded: for lines that are not long."""
-
-    id: str
-    data: list[int]
-
-
-class SendBase64(
-    Struct, tag_field="type", tag="base64", forbid_unknown_fields=True, frozen=True, gc=False
-):
-    """Payload of ``websocket-send`` for a binary message given as standard base64."""
-
-    id: str
-    data: Annotated[
-        bytes,
-        _documented(pattern="^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"),
-    ]
-
-
-class ClosePayload(Struct, forbid_unknown_fields=True, frozen=True):
-    """Payload of ``websocket-close``."""
-
-    id: str
-    code: Annotated[
-        int,
-        _documented(
-            anyOf=[
-                {"minimum": 1000, "maximum": 1003},
-                {"minimum": 1007, "maximum": 1014},
-                {"minimum": 3000, "maximum": 4999},
-            ]
-        ),
-    ] = 1000
-    reason: Annotated[str, _documented(maxLength=123, description="at most 123 bytes of UTF-8")] = (
-        ""
-    )
-
-
-class Nothing(Struct, forbid_unknown_fields=True, frozen=True):
-    """An object without fields: the payload, or the response, of actions that have none."""
-
-
-class Create(
-    Struct, tag_field="action", tag="websocket-create", forbid_unknown_fields=True, frozen=True
-):
-    """Request: open a connection."""
-
-    payload: CreatePayload
-    id: Id = None
-
-
-class LongCreate(
-    Struct, tag_field="action", tag="websocket-create", forbid_unknown_fields=True, frozen=True
-):
-    """The same as :class:`Create`, for long lines."""
-
-    payload: LongCreatePayload
-    id: Id = None
-
-
-class Send(
-    Struct, tag_field="action", tag="websocket-send", forbid_unknown_fields=True, frozen=True
-):
-    """Request: send one message."""
-
-    payload: SendText | SendArrayBuffer | SendBase64
-    id: Id = None
-
-
-class ShortSend(
-    Struct, tag_field="action", tag="websocket-send", forbid_unknown_fields=True, frozen=True
-):
-    """The same as :class:`Send`, for lines that are not long."""
-
-    payload: SendText | SendNumbers | SendBase64
-    id: Id = None
-
-
-class Close(
-    Struct, tag_field="action", tag="websocket-close", forbid_unknown_fields=True, frozen=True
-):
-    """Request: start the closing handshake."""
-
-    payload: ClosePayload
-    id: Id = None
-
-
-class Background(
-    Struct, tag_field="action", tag="app-background", forbid_unknown_fields=True, frozen=True
-):
-    """Request: end every connection, because the application leaves the screen."""
-
-    payload: Nothing | None = None
-    id: Id = None
-
-
-class Describe(
-    Struct, tag_field="action", tag="plugin-describe", forbid_unknown_fields=True, frozen=True
-):
-    """Request: tell version, actions and limits."""
-
-    payload: Nothing | None = None
-    id: Id = None
-
-
-class OutgoingMessage(Struct, frozen=True, gc=False):
-    """What a ``websocket-send`` asks for, ready to go down to the server."""
-
-    id: Id
-    connection: str
-    opcode: int
-    data: bytes | bytearray
-
-
-HostLine = Create | Send | Close | Background | Describe
-ShortLine = Create | ShortSend | Close | Background | Describe
-LongLine = LongCreate | Send | Close | Background | Describe
-Request = Create | OutgoingMessage | Close | Background | Describe
 ACTIONS: Final = (
     "websocket-create",
     "websocket-send",
     "websocket-close",
+    "websocket-pause",
+    "websocket-resume",
+    "websocket-ping",
     "app-background",
     "plugin-describe",
 )
 
-# --- plugin to host ---------------------------------------------------------------------------
+BinaryType = Literal["arraybuffer", "base64"]
 
 RequestErrorCode = Literal[
     "invalid-json",
@@ -234,6 +76,7 @@ RequestErrorCode = Literal[
     "forbidden",
     "unknown-id",
     "not-open",
+    "limit-reached",
     "buffer-full",
     "shutting-down",
 ]
@@ -250,6 +93,10 @@ ConnectionErrorCode = Literal[
     "internal-error",
 ]
 Cause = Literal["host", "server", "limit", "background", "shutdown", "failure"]
+
+
+class Nothing(Struct, forbid_unknown_fields=True, frozen=True):
+    """An object without fields: the payload, or the response, of actions that have none."""
 
 
 class Created(Struct, frozen=True):
@@ -276,6 +123,7 @@ class Description(Struct, frozen=True):
     version: str
     protocol: int
     actions: tuple[str, ...]
+    features: tuple[str, ...]
     limits: Limits
 
 
@@ -284,6 +132,19 @@ class DoneAnswer(Struct, frozen=True):
 
     id: GivenId
     response: Nothing
+
+
+class RoundTrip(Struct, frozen=True):
+    """Response of ``websocket-ping``: how long the Pong took, in milliseconds."""
+
+    rtt: float
+
+
+class PingAnswer(Struct, frozen=True):
+    """The answer to ``websocket-ping``."""
+
+    id: GivenId
+    response: RoundTrip
 
 
 class CreateAnswer(Struct, frozen=True):
@@ -314,10 +175,36 @@ class ErrorAnswer(Struct, frozen=True):
     error: Problem
 
 
+class Profile(Struct, rename="camel", frozen=True):
+    """The times of the opening, in milliseconds, as mini-app containers tell them to apps.
+
+    A step that did not happen has the time of the step before; `connect` is the winning socket's,
+    through the proxy if there is one, and TLS is part of it.
+    """
+
+    fetch_start: float
+    """When the connection was given its place; this and the next four since 1970."""
+    domain_look_up_start: float
+    domain_look_up_end: float
+    connect_start: float
+    connect_end: float
+    rtt: float
+    """From ``connectStart`` to ``connectEnd``."""
+    handshake_cost: float
+    """From ``connectEnd`` to the response that opens the connection."""
+    cost: float
+    """From the reading of the request to the same."""
+
+
 class OpenPayload(Struct, frozen=True):
     """Payload of the event ``open``: the fields of the HTTP response, names in lower case."""
 
     headers: dict[str, str]
+    protocol: str
+    """The subprotocol that the server has chosen; empty if none."""
+    extensions: str
+    """As negotiated (RFC 6455 section 9.1); empty if none."""
+    profile: Profile
 
 
 class TextMessage(Struct, tag_field="type", tag="text", frozen=True):
@@ -387,6 +274,8 @@ class Event(Struct, tag_field="event", tag="websocket-event", frozen=True):
     """The line that carries an event."""
 
     payload: OpenEvent | MessageEvent | ErrorEvent | CloseEvent
+    app: App = UNSET
+    """The app that the connection was created for, if the host has named one."""
 
 
 def shorten(text: str) -> str:

@@ -48,6 +48,8 @@ class _IdAlone(Struct):
 
 class _Envelope(_IdAlone, forbid_unknown_fields=True):
     action: Raw | UnsetType = UNSET
+    app: Raw | UnsetType = UNSET
+    headers: Raw | UnsetType = UNSET
     payload: Raw | UnsetType = UNSET
 
 
@@ -195,6 +197,10 @@ def _explain_request(line: bytes | bytearray, id: Id, words: str) -> RequestErro
     path, detail = _split(words)
     if path == "payload.headers[...]" and isinstance(envelope.payload, Raw):
         path = f"payload.headers[{_wrong_header(envelope.payload)}]"
+    if path == "headers[...]":
+        path = f"headers[{_wrong_header(line)}]"
+    if path == "headers" and action != "websocket-create":
+        detail = "unknown field"
     if path.startswith("payload"):
         return RequestError("invalid-payload", f"{path}: {detail}", id)
     # Of a member that is given twice the first one is wrong, and the last one is looked at here.
@@ -217,7 +223,7 @@ def _split(words: str) -> tuple[str, str]:
     return f"{path}.{field[2]}", "unknown field"
 
 
-def _wrong_header(payload: Raw) -> str:
+def _wrong_header(payload: Raw | bytes | bytearray) -> str:
     """Name the header that is no string, which msgspec does not."""
     try:
         headers = msgspec.json.decode(payload, type=_Headers).headers

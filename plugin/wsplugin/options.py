@@ -108,6 +108,12 @@ def make_parser() -> argparse.ArgumentParser:
         add(name, help, type=type, metavar=metavar, default=value)
 
     option("--max-connections", whole, "N", "connections at the same time")
+    add(
+        "--at-limit",
+        "what becomes of one connection too many: the oldest ends, or the new one is refused",
+        choices=("evict", "refuse"),
+        default=default.at_limit,
+    )
     option("--open-timeout", seconds, "S", "seconds for the opening handshake")
     option("--close-timeout", seconds, "S", "seconds for the closing handshake")
     option("--ping-interval", seconds, "S", "seconds between keepalive pings, 0 for none")

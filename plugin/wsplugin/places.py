@@ -71,6 +71,16 @@ class Places(Generic[C]):
         if connection in self._waiting:
             self._waiting.remove(connection)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would be too many, of those that stay or of those that wait."""
+        staying = sum(not connection.ending for connection in self._all)
+        waiting = [connection for connection in self._waiting if connection.ending]
+        held = sum(connection.held for connection in waiting)
+        return staying >= self._limit or (
+            len(waiting) >= self._limit and (held > self._allowed or len(waiting) >= MAX_WAITING)
+        )
+
     def evicted(self) -> C | None:
         """Return the oldest connection whose end is not decided, if those are one too many."""
         staying = [connection for connection in self._all if not connection.ending]

@@ -6,28 +6,28 @@ What is wrong in itself is ``invalid-payload``; what the host's options refuse i
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from wsplugin.encoding import encode
 from wsplugin.hosts import normalize_host
 from wsplugin.hosts import parse_host_pattern as parse_host_pattern
-from wsplugin.messages import TOKEN_PATTERN, RequestError, shorten
+from wsplugin.messages import MAX_HEADERS, NO_CODE, RequestError, RequestErrorCode, shorten
+from wsplugin.requests import TOKEN_PATTERN, too_many_headers
 from wsplugin.settings import Settings
 
 DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 
-# Headers of the opening handshake itself, and the one that the specification withholds.
-_OWN_HEADERS: Final = {
-    "referer",
-    "host",
-    "connection",
-    "upgrade",
-    "content-length",
-    "transfer-encoding",
-}
-
+# Headers of the opening handshake itself, of its body, which it has not, and of proxies. The
+# patterns stand for all that begin so.
+_OWN_HEADERS: Final = re.compile(
+    "connection|upgrade|content-length|transfer-encoding|expect|te|trailer|keep-alive"
+    "|proxy-.*|sec-websocket-.*"
+)
+# What the host may set, and an app may not.
+_HOSTS_HEADERS: Final = ("referer", "host")
 
 # RFC 3986 section 2.2, and "%": what has been escaped already is not escaped again.
 _URL_CHARACTERS: Final = "%:/?#[]@!$&'()*+,;="
@@ -44,6 +44,10 @@ class Target(NamedTuple):
     port: int
     address: str | None
     """The IP address, in canonical form, if the host is one, however it was written."""
+    authority: str
+    """What the header ``Host`` says: of the URL, unless the host has given another."""
+    server_name: str
+    """The host of `authority`, for SNI and the certificate."""
 
     @property
     def is_loopback(self) -> bool:
@@ -77,18 +81,8 @@ def parse_url(url: str) -> Target:
         raise _invalid_url(
             "user information is not allowed: give credentials in an Authorization header"
         )
-    place = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::([0-9]*))?", authority, re.ASCII)
-    if place is None:
-        raise _invalid_url("not a valid host and port")
-    brackets, name, digits = place.groups()
-    if not (brackets or name):
-        raise _invalid_url("the host is missing")
-    # No more digits than tell that it is too large: int() refuses thousands in its own words.
-    port = int(digits.lstrip("0")[:6] or "0") if digits else DEFAULT_PORTS[scheme]
-    if not 1 <= port <= 65_535:
-        raise _invalid_url("the port must be 1 to 65535")
     try:
-        host, address = normalize_host((brackets or name).lower(), bracketed=bool(brackets))
+        host, address, port = _parse_authority(authority, DEFAULT_PORTS[scheme])
     except ValueError as exc:
         raise _invalid_url(str(exc)) from None
     authority = f"[{host}]" if ":" in host else host
@@ -97,7 +91,28 @@ def parse_url(url: str) -> Target:
     path = urllib.parse.quote(slash + path, safe=_URL_CHARACTERS) or "/"
     query = urllib.parse.quote(query, safe=_URL_CHARACTERS)
     normal = f"{scheme}://{authority}{path}{'?' + query if query else ''}"
-    return Target(normal, scheme == "wss", host, port, address)
+    return Target(normal, scheme == "wss", host, port, address, authority, host)
+
+
+def _parse_authority(authority: str, default_port: int) -> tuple[str, str | None, int]:
+    """Return host, address if it is one, and port (RFC 3986 section 3.2).
+
+    Raises:
+        ValueError: it is not valid. The message never repeats it.
+
+    """
+    place = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::([0-9]*))?", authority, re.ASCII)
+    if place is None:
+        raise ValueError("not a valid host and port")
+    brackets, name, digits = place.groups()
+    if not (brackets or name):
+        raise ValueError("the host is missing")
+    # No more digits than tell that it is too large: int() refuses thousands in its own words.
+    port = int(digits.lstrip("0")[:6] or "0") if digits else default_port
+    if not 1 <= port <= 65_535:
+        raise ValueError("the port must be 1 to 65535")
+    host, address = normalize_host((brackets or name).lower(), bracketed=bool(brackets))
+    return host, address, port
 
 
 def _invalid_url(why: str) -> RequestError:
@@ -160,19 +175,31 @@ def matches_host(host: str, pattern: str) -> bool:
     return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
 
 
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Check the headers that an app adds to the opening handshake.
+def check_headers(
+    headers: Mapping[str, str], host_headers: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Check the headers that an app, and the host itself, add to the opening handshake.
 
     Raises:
-        RequestError: ``invalid-payload``, naming the header, never repeating its value.
+        RequestError: ``invalid-payload`` for the app's, ``invalid-request`` for the host's, naming
+            the header, never repeating its value.
 
     """
+    _check_fields(headers, "payload.headers", "invalid-payload", forbidden=_HOSTS_HEADERS)
+    _check_fields(host_headers, "headers", "invalid-request", forbidden=())
+    if len(headers) + len(host_headers) > MAX_HEADERS:
+        raise too_many_headers("headers")
+
+
+def _check_fields(
+    headers: Mapping[str, str], path: str, code: RequestErrorCode, *, forbidden: Iterable[str]
+) -> None:
     seen: set[str] = set()
     for name, value in headers.items():
         lower = name.lower()
         if not _TOKEN.fullmatch(name):
             why = "the name is not an HTTP token"
-        elif lower in _OWN_HEADERS or lower.startswith("sec-websocket-"):
+        elif _OWN_HEADERS.fullmatch(lower) or lower in forbidden:
             why = "this header cannot be set"
         elif lower in seen:
             why = "the name is given twice (case does not matter)"
@@ -181,9 +208,35 @@ def check_headers(headers: Mapping[str, str]) -> None:
         else:
             seen.add(lower)
             continue
-        raise RequestError(
-            "invalid-payload", f"payload.headers[{encode(shorten(name)).decode()}]: {why}"
-        )
+        raise RequestError(code, f"{path}[{encode(shorten(name)).decode()}]: {why}")
+
+
+def with_host_header(target: Target, host_headers: Mapping[str, str]) -> Target:
+    """Return where to connect to, going by the name that the host has given, if it has.
+
+    Raises:
+        RequestError: ``invalid-request``; its ``Host`` is no host with an optional port.
+
+    """
+    for name, value in host_headers.items():
+        if name.lower() == "host":
+            try:
+                host, _, _ = _parse_authority(value, target.port)
+            except ValueError as exc:
+                raise RequestError("invalid-request", f'headers["{name}"]: {exc}') from None
+            port = re.search(r":[0-9]+$", value)
+            authority = f"[{host}]" if ":" in host else host
+            return target._replace(
+                authority=authority + (port[0] if port else ""), server_name=host
+            )
+    return target
+
+
+def merge_headers(headers: Mapping[str, str], host_headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what to add: the host's in place of the app's of the same name, but ``Host``."""
+    given = {name.lower() for name in host_headers}
+    merged = {name: value for name, value in headers.items() if name.lower() not in given}
+    return merged | {n: value for n, value in host_headers.items() if n.lower() != "host"}
 
 
 def check_protocols(protocols: Iterable[str]) -> None:
@@ -209,10 +262,17 @@ def check_close(code: int, reason: str) -> None:
         RequestError: ``invalid-payload``.
 
     """
-    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+    if code == NO_CODE and reason:
+        raise RequestError(
+            "invalid-payload", "payload.reason: a Close frame without a code (1005) has none"
+        )
+    if not (
+        1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999 or code == NO_CODE
+    ):
         raise RequestError(
             "invalid-payload",
-            "payload.code: an endpoint may send 1000-1003, 1007-1014 and 3000-4999",
+            "payload.code: an endpoint may send 1000-1003, 1007-1014 and 3000-4999, "
+            "and 1005 stands for none",
         )
     if len(reason.encode()) > 123:
         raise RequestError("invalid-payload", "payload.reason: longer than 123 bytes of UTF-8")

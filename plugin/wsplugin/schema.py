@@ -11,8 +11,9 @@ from wsplugin.messages import (
     DoneAnswer,
     ErrorAnswer,
     Event,
-    HostLine,
+    PingAnswer,
 )
+from wsplugin.requests import HostLine
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -20,7 +21,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """Return one schema; ``$defs/HostLine`` and ``$defs/PluginLine`` are the two directions."""
     (host, *plugin), components = msgspec.json.schema_components(
-        [HostLine, DoneAnswer, CreateAnswer, DescribeAnswer, ErrorAnswer, Event],
+        [HostLine, DoneAnswer, CreateAnswer, DescribeAnswer, PingAnswer, ErrorAnswer, Event],
         ref_template="#/$defs/{name}",
     )
     definitions = {name: _plain(components[name]) for name in sorted(components)}

@@ -6,7 +6,7 @@ has good ones, from the command line or from a program.
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
@@ -44,6 +44,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     proxy: str | None = None
     """URL of the proxy, or ``"none"``; None takes the system's."""
     linger: float = 0
+    at_limit: Literal["evict", "refuse"] = "evict"
+    """What becomes of one connection too many: the oldest ends, or the new one is refused."""
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
@@ -78,6 +80,12 @@ def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("expected True or False")
     return value
+
+
+def _at_limit(value: Any) -> str:
+    if value not in ("evict", "refuse"):
+        raise ValueError("expected evict or refuse")
+    return str(value)
 
 
 def _host_patterns(value: Any) -> tuple[str, ...]:
@@ -137,5 +145,6 @@ CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "ca_file": _ca_file,
     "proxy": _proxy,
     "linger": _seconds,
+    "at_limit": _at_limit,
 }
 """What brings each field to its one form, or says in words why it cannot be; by name."""

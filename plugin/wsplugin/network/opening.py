@@ -9,6 +9,7 @@ import asyncio
 import enum
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,15 +27,17 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from wsplugin.log import SILENT
-from wsplugin.messages import CreatePayload, ErrorPayload
+from wsplugin.messages import ErrorPayload, OpenPayload
 from wsplugin.network import addresses, names, proxies
 from wsplugin.network.compression import DeflateFactory
 from wsplugin.network.exchange import EndOfStream, Exchange
+from wsplugin.network.milestones import Milestones
 from wsplugin.network.names import Address
 from wsplugin.network.proxy_url import InvalidProxy
 from wsplugin.network.response import SWITCHING_PROTOCOLS, BadResponse, fields
 from wsplugin.network.wire import Listener, Wire
-from wsplugin.policy import Target, is_localhost, is_public
+from wsplugin.policy import Target, is_localhost, is_public, merge_headers
+from wsplugin.requests import NewConnection
 from wsplugin.version import __version__
 
 if TYPE_CHECKING:
@@ -67,9 +70,10 @@ class Opener(Listener, Protocol):
     """What an attempt needs of its connection, and tells it."""
 
     target: Target
-    options: CreatePayload
+    options: NewConnection
+    read_at: float
 
-    def opened(self, wire: Wire, headers: dict[str, str]) -> None:
+    def opened(self, wire: Wire, facts: OpenPayload) -> None:
         """The server has accepted; called before the first message is taken."""
 
 
@@ -116,6 +120,7 @@ class Attempt:
         # What TLS says of an exception; without TLS it has nothing to say, and is not imported.
         self._describe_tls: Callable[[BaseException], str | None] = lambda exc: None
         self._loop = asyncio.get_running_loop()
+        self._milestones = Milestones(opener.read_at, self._loop.time(), time.time())
         options = opener.options
         # Open for what it is used for: its own opening handshake waits for the body of a refusal.
         self._protocol = ClientProtocol(
@@ -169,7 +174,9 @@ class Attempt:
         elif (address := names.literal(name, port)) is not None:
             found = [address]
         else:
+            start = self._loop.time()
             found = await self._dialer.look_up(host, port)
+            self._milestones.looked_up(start, self._loop.time())
         judged = self._settings.block_private and host == self._target.host
         if judged and not all(is_public(address.host) for address in found):
             raise Failed(ErrorPayload(f"{host} is not public (--block-private)", "forbidden"))
@@ -179,7 +186,17 @@ class Attempt:
         found = await self._find(host, port)
         if self._phase is Phase.LOOK_UP:
             self._phase = Phase.TCP
-        return await addresses.race(found, self._dialer.connect)
+        starts: dict[socket.socket, float] = {}
+
+        async def connect(address: Address) -> socket.socket:
+            start = self._loop.time()
+            sock = await self._dialer.connect(address)
+            starts[sock] = start
+            return sock
+
+        sock = await addresses.race(found, connect)
+        self._milestones.connected(starts[sock])
+        return sock
 
     # --- through a proxy ---
 
@@ -249,7 +266,7 @@ class Attempt:
                 transport,
                 exchange,
                 self._context(),
-                server_hostname=self._target.host.removesuffix("."),
+                server_hostname=self._target.server_name.removesuffix("."),
                 ssl_handshake_timeout=self._timeout + 1,
             )
             assert secured
@@ -265,10 +282,14 @@ class Attempt:
             context = self._context()
             self._phase = Phase.TLS
         exchange = self._exchange = self._make_exchange()
-        await self._create_transport(sock, exchange, context, self._target.host)
+        await self._create_transport(sock, exchange, context, self._target.server_name)
 
     def _make_exchange(self) -> Exchange:
-        return Exchange(self._request(), lambda: self._enter(Phase.ANSWER), self._take_response)
+        def begin() -> None:
+            self._enter(Phase.ANSWER)
+            self._milestones.secured(self._loop.time())
+
+        return Exchange(self._request(), begin, self._take_response)
 
     def _request(self) -> bytes:
         """Serialize the request of the opening handshake (RFC 6455 section 4.1).
@@ -278,7 +299,7 @@ class Attempt:
         """
         protocol = self._protocol
         headers = Headers()
-        headers["Host"] = self._target.url.split("/", 3)[2]
+        headers["Host"] = self._target.authority
         headers["Upgrade"] = "websocket"
         headers["Connection"] = "Upgrade"
         headers["Sec-WebSocket-Key"] = protocol.key
@@ -292,7 +313,8 @@ class Attempt:
             )
         if protocol.available_subprotocols:
             headers["Sec-WebSocket-Protocol"] = build_subprotocol(protocol.available_subprotocols)
-        given = self._opener.options.headers
+        options = self._opener.options
+        given = merge_headers(options.headers, options.host_headers)
         if not any(name.lower() == "content-type" for name in given):
             headers["content-type"] = "application/json"
         headers.update(given)
@@ -343,10 +365,28 @@ class Attempt:
         self._protocol.process_response(response)
         wire = Wire(self._opener, exchange.transport, self._protocol, paused=exchange.paused)
         try:
-            self._opener.opened(wire, fields(response.headers))
+            self._opener.opened(wire, self._facts(response))
+            self._let_small_ones_wait()
             wire.start(exchange.rest)
         except Exception as exc:  # noqa: BLE001 - the attempt is over, and has nothing to explain
             self._opener.faulted(exc)
+
+    def _facts(self, response: Response) -> OpenPayload:
+        extensions = response.headers.get_all("Sec-WebSocket-Extensions")
+        return OpenPayload(
+            fields(response.headers),
+            self._protocol.subprotocol or "",
+            ", ".join(extensions) if self._protocol.extensions else "",
+            self._milestones.profile(self._loop.time()),
+        )
+
+    def _let_small_ones_wait(self) -> None:
+        """Let the system gather small messages (RFC 9293 section 3.7.4), if that is wanted."""
+        if self._opener.options.tcp_no_delay or not (self._exchange and self._exchange.transport):
+            return
+        sock = self._exchange.transport.get_extra_info("socket")
+        if sock is not None:  # in a simulation there is none
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
     # --- how it failed ---
 

@@ -14,7 +14,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
 
 from wsplugin.log import fault
-from wsplugin.messages import ConnectionErrorCode
+from wsplugin.messages import NO_CODE, ConnectionErrorCode
 from wsplugin.network.frames import ALL, Frames, MessageSink, Taken, Violation, frame
 from wsplugin.network.inbox import Inbox
 from wsplugin.network.keepalive import Act, Keepalive
@@ -165,9 +165,9 @@ class Wire(asyncio.BufferedProtocol):
         return self._batched + self._pieces.waiting + self._transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
-        """Start the closing handshake (RFC 6455 section 7.1.2)."""
+        """Start the closing handshake (RFC 6455 section 7.1.2); 1005 sends no code."""
         self._stop_keepalive()
-        self._protocol.send_close(code, reason)
+        self._protocol.send_close(None if code == NO_CODE else code, reason)
         self.flush()
         self._end = self._meter.end()
         self.watch_close()

@@ -134,25 +134,40 @@ def hidden(raw: Raw) -> Any:
 def _lines(data: Show) -> dict[str | None, Members]:
     """Return what is known of each action's line, and under None of those of no action."""
     id = of_type(str)
+    headers = of_type(dict[str, Raw], redacted_headers)
+    timeout = of_type(Annotated[int, Meta(ge=0, le=3_600_000)])
     payloads = {
         "websocket-create": Members(
             url=of_type(str, redacted_url),
-            headers=of_type(dict[str, Raw], redacted_headers),
+            headers=headers,
             protocols=of_type(list[str]),
-            timeout=of_type(Annotated[int, Meta(ge=1, le=3_600_000)]),
+            timeout=timeout,
             perMessageDeflate=of_type(bool),
             binaryType=of_type(BinaryType),
+            tcpNoDelay=of_type(bool),
         ),
         "websocket-send": Members(
             id=id, type=of_type(Literal["text", "arraybuffer", "base64"]), data=data
         ),
         "websocket-close": Members(
-            id=id, code=of_type(Annotated[int, Meta(ge=1000, le=4999)]), reason=of_type(str)
+            id=id,
+            code=of_type(Annotated[int, Meta(ge=1000, le=4999)]),
+            reason=of_type(str),
+            timeout=timeout,
         ),
+        "websocket-pause": Members(id=id),
+        "websocket-resume": Members(id=id),
+        "websocket-ping": Members(id=id, timeout=timeout),
     }
     action = of_type(Literal[ACTIONS])
     return {
-        name: Members(id=of_type(Id), action=action, payload=payloads.get(name or "", Members()))
+        name: Members(
+            id=of_type(Id),
+            action=action,
+            app=of_type(str),
+            headers=headers,
+            payload=payloads.get(name or "", Members()),
+        )
         for name in (*ACTIONS, None)
     }
 
@@ -205,9 +220,9 @@ def event_or_answer_text(line: bytes | bytearray, *, redact_data: bool) -> str:
 QUOTING: Final = frozenset(("invalid-request", "unknown-action", "invalid-payload"))
 # Paths of fields that are known, and words about them that quote nothing of the line.
 _PATH: Final = re.compile(
-    r"id|action|payload"
-    r"(\.(url|protocols|timeout|perMessageDeflate|binaryType|id|type|data|code|reason)(\[[0-9]+\])?"
-    rf'|\.headers(\["({"|".join(HEADERS)})"\])?)?',
+    rf'id|action|app|(payload\.)?headers(\["({"|".join(HEADERS)})"\])?|payload'
+    r"(\.(url|protocols|timeout|perMessageDeflate|binaryType|tcpNoDelay|id|type|data|code|reason)"
+    r"(\[[0-9]+\])?)?",
     re.IGNORECASE,
 )
 _PLAIN: Final = re.compile(r"(?!.*unknown field)([^'\"`]|`[a-z]+`)*", re.DOTALL)
