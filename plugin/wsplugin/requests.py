@@ -153,6 +153,11 @@ class Envelope(Struct, tag_field="action", forbid_unknown_fields=True, frozen=Tr
 
     id: Id = None
     app: App = UNSET
+
+
+class Plain(Envelope, frozen=True, kw_only=True):
+    """A request that takes no headers of the host's."""
+
     headers: None = None
 
 
@@ -170,49 +175,49 @@ class LongCreate(Envelope, tag="websocket-create", frozen=True, kw_only=True):
     headers: Raw = Raw(b"null")
 
 
-class Send(Envelope, tag="websocket-send", frozen=True, kw_only=True):
+class Send(Plain, tag="websocket-send", frozen=True, kw_only=True):
     """Request: send one message."""
 
     payload: SendText | SendArrayBuffer | SendBase64
 
 
-class ShortSend(Envelope, tag="websocket-send", frozen=True, kw_only=True):
+class ShortSend(Plain, tag="websocket-send", frozen=True, kw_only=True):
     """The same as :class:`Send`, for lines that are not long."""
 
     payload: SendText | SendNumbers | SendBase64
 
 
-class Close(Envelope, tag="websocket-close", frozen=True, kw_only=True):
+class Close(Plain, tag="websocket-close", frozen=True, kw_only=True):
     """Request: start the closing handshake."""
 
     payload: ClosePayload
 
 
-class Pause(Envelope, tag="websocket-pause", frozen=True, kw_only=True):
+class Pause(Plain, tag="websocket-pause", frozen=True, kw_only=True):
     """Request: read no more from the server for now."""
 
     payload: ConnectionPayload
 
 
-class Resume(Envelope, tag="websocket-resume", frozen=True, kw_only=True):
+class Resume(Plain, tag="websocket-resume", frozen=True, kw_only=True):
     """Request: read on from the server."""
 
     payload: ConnectionPayload
 
 
-class Ping(Envelope, tag="websocket-ping", frozen=True, kw_only=True):
+class Ping(Plain, tag="websocket-ping", frozen=True, kw_only=True):
     """Request: ask the server for a sign of life."""
 
     payload: PingPayload
 
 
-class Background(Envelope, tag="app-background", frozen=True, kw_only=True):
+class Background(Plain, tag="app-background", frozen=True, kw_only=True):
     """Request: end every connection, because the application leaves the screen."""
 
     payload: Nothing | None = None
 
 
-class Describe(Envelope, tag="plugin-describe", frozen=True, kw_only=True):
+class Describe(Plain, tag="plugin-describe", frozen=True, kw_only=True):
     """Request: tell version, actions, features and limits."""
 
     payload: Nothing | None = None
