@@ -44,7 +44,7 @@ class Connecting:
         self._loop = loop = asyncio.get_running_loop()
         self._attempt: Attempt | None = None
         self._timer = loop.call_later(seconds, self._read_first)
-        self._task = loop.create_task(self._run())
+        self._task: asyncio.Task[None] | None = loop.create_task(self._run())
         # A task that is cancelled before it starts would run nothing behind an await.
         self._task.add_done_callback(self._over)
 
@@ -67,12 +67,14 @@ class Connecting:
     def call_off(self) -> None:
         """Cut what there is; that it is over is told in the next turn of the event loop."""
         self.stop_timing()
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
         if self._attempt is not None:
             self._attempt.abandon()  # the server's answer may already be there to be read
 
     def _over(self, task: asyncio.Task[None]) -> None:
         exc = None if task.cancelled() else task.exception()
+        self._task = None  # it keeps the exception that has cancelled it, and that our frames
         self._on_over(exc)
         self.release()
         while exc is not None:
