@@ -18,13 +18,16 @@ PACKAGE = Path(wsplugin.__file__).parent
 PURE: dict[str, set[str]] = {
     "messages": set(),
     "lines": {"messages", "mistakes"},
+    "requests": {"messages"},
     "places": set(),
+    "turns": {"messages"},
     "deadline": {"network.keepalive"},
     "outcome": {"encoding", "messages"},
     "network.frames": {"messages", "network.inbox"},
     "network.inbox": set(),
     "network.outbox": {"messages"},
     "network.keepalive": set(),
+    "network.milestones": {"messages"},
     "network.response": set(),
     "network.compression": set(),
     "recording.placeholders": set(),
@@ -34,6 +37,8 @@ PURE: dict[str, set[str]] = {
 LIBRARIES = {
     "msgspec": {
         "messages",
+        "requests",
+        "manager",
         "mistakes",
         "encoding",
         "decoding",

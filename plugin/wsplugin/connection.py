@@ -29,6 +29,7 @@ from wsplugin.output import Output
 from wsplugin.policy import Target
 from wsplugin.requests import NewConnection
 from wsplugin.settings import Settings
+from wsplugin.turns import Turns
 
 if TYPE_CHECKING:
     from wsplugin.network.opening import Dialer
@@ -69,6 +70,7 @@ class Owner(Protocol):
 
     settings: Settings
     output: Output
+    turns: Turns
     dialer: "Dialer | None"
     """How to get to the network; None for the system's way."""
 
@@ -108,10 +110,11 @@ class Connection:
         self.options = options
         self.settings = owner.settings
         self.output = owner.output
+        self.turns = owner.turns
         self.encoder = MessageEncoder(id, options.app, options.binary_type)
         self.state = State.WAITING
         self.turn = 0
-        """When it was this connection's turn to be read, for fairness: kept by the manager."""
+        """When it was this connection's turn after the host was behind: kept by the manager."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self.read_at = self._loop.time()
@@ -291,6 +294,11 @@ class Connection:
             self._deadline_timer.cancel()
         when = self._deadline.next_look(self._loop.time())
         self._deadline_timer = self._loop.call_at(when, self._look)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether messages wait for the host to catch up."""
+        return self._wire is not None and self._wire.is_behind
 
     def resume(self) -> None:
         """Take what the server has sent while the host was behind."""

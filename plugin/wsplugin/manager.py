@@ -5,6 +5,7 @@ nobody else.
 """
 
 import asyncio
+import collections
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ from wsplugin.requests import (
     Resume,
 )
 from wsplugin.settings import Settings
+from wsplugin.turns import Turns
 from wsplugin.version import __version__
 
 if TYPE_CHECKING:
@@ -84,11 +86,12 @@ class Manager:
             1001, f"connection limit of {settings.max_connections} reached", "limit"
         )
         self._created = 0
-        self._turns = 0
+        self._turn = 0
         # All that have not had their `close` event.
         self._connections: dict[str, Connection] = {}
         # Of each app that has connections, and of the unnamed one.
         self._places: dict[App, Places[Connection]] = {}
+        self.turns = Turns(asyncio.get_running_loop().call_soon, self._places)
         # Those that have been sent messages in this batch of lines; a dictionary for its order.
         self._batched: dict[Connection, None] = {}
         # Requests of app-background, each with the connections that it still waits for.
@@ -130,15 +133,24 @@ class Manager:
     def resume(self) -> None:
         """Take what servers have sent meanwhile, until the host is behind again.
 
-        Whoever took longest ago goes first: else a server whose every read fills the output
-        would leave no turn to the others.
+        Whoever took longest ago goes first, of the apps and of the connections of an app: else a
+        server whose every read fills the output would leave no turn to the others.
         """
+        last: dict[App, int] = {}
+        behind: dict[App, collections.deque[Connection]] = {}
         for connection in sorted(self._connections.values(), key=lambda c: c.turn):
-            if self.output.full:
-                break
-            self._turns += 1
-            connection.turn = self._turns
+            last[connection.app] = connection.turn
+            if connection.is_behind:
+                behind.setdefault(connection.app, collections.deque()).append(connection)
+        apps = collections.deque(sorted(behind, key=last.__getitem__))
+        while apps and not self.output.full:
+            app = apps.popleft()
+            connection = behind[app].popleft()
+            self._turn += 1
+            connection.turn = self._turn
             connection.resume()
+            if behind[app]:
+                apps.append(app)
 
     # --- actions ---
 

@@ -22,8 +22,8 @@ PLANTS = {
     ),
     "forget a timer": replace(
         "connection.py",
-        "for timer in (self._open_timer, self._deadline_timer):",
-        "for timer in (self._open_timer,):",
+        "        if self._deadline_timer:\n            self._deadline_timer.cancel()\n        close = outcome",
+        "        close = outcome",
     ),
     "answer twice": replace(
         "connection.py",

@@ -19,6 +19,11 @@ class Inbox:
         self.end = 0
         self._room = FIRST_ROOM
 
+    @property
+    def size(self) -> int:
+        """How many bytes have not been taken."""
+        return self.end - self.start
+
     def room(self, least: int) -> memoryview:
         """Return where the next `least` bytes or more are to be written; tell :meth:`filled`."""
         if self.start == self.end:

@@ -14,7 +14,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
 
 from wsplugin.log import fault
-from wsplugin.messages import NO_CODE, ConnectionErrorCode
+from wsplugin.messages import NO_CODE, App, ConnectionErrorCode
 from wsplugin.network.frames import ALL, Frames, MessageSink, Taken, Violation, frame
 from wsplugin.network.inbox import Inbox
 from wsplugin.network.keepalive import Act, Keepalive
@@ -24,12 +24,11 @@ from wsplugin.network.reading import Loss, Reading
 from wsplugin.outcome import Closing
 from wsplugin.output import BATCH, Output
 from wsplugin.settings import Settings
+from wsplugin.turns import TURN, Turns
 
 logger = logging.getLogger(__name__)
 
 WRITE_HIGH_WATER: Final = 65_536
-TURN: Final = 0.005
-"""Seconds after which a server that has sent much lets others have their turn."""
 ON: Final = Reading.ON  # an attribute of an enumeration costs more than a name
 # What OpenSSL may have deciphered and not handed out: a record (RFC 8446 section 5.1).
 TLS_RECORD: Final = 16_384
@@ -39,8 +38,10 @@ class Listener(Protocol):
     """What a wire needs of its connection, and tells it; always on the event loop."""
 
     id: str
+    app: App
     settings: Settings
     output: Output
+    turns: Turns
 
     @property
     def encoder(self) -> MessageSink:
@@ -90,6 +91,8 @@ class Wire(asyncio.BufferedProtocol):
         self._secure = transport.get_extra_info("sslcontext") is not None
         self._loop = asyncio.get_running_loop()
         self._output = listener.output
+        self._app = listener.app
+        self._turns = listener.turns
         self._reading = Reading.ON
         self._inbox = Inbox()
         self._frames = Frames(protocol, settings.max_message_size, listener.encoder)
@@ -217,6 +220,9 @@ class Wire(asyncio.BufferedProtocol):
         try:
             self._inbox.filled(nbytes)
             self._meter.read += nbytes
+            if self._reading is ON and self._turns.is_over(self._app):
+                self._yield()
+                return
         except Exception as exc:  # noqa: BLE001 - the one net, see _break
             self._break(exc)
         self._receive()
@@ -246,8 +252,7 @@ class Wire(asyncio.BufferedProtocol):
         if self._reading is Reading.OVER:
             self._inbox.clear()
         elif others_turn:
-            self._hold(Reading.YIELDING)
-            self._loop.call_soon(self._go_on)
+            self._yield()
             return
         elif self._output.full:
             self._hold(Reading.BEHIND)
@@ -259,8 +264,14 @@ class Wire(asyncio.BufferedProtocol):
 
     def _take(self) -> bool:
         """Take frames; return whether it is others' turn now."""
+        before, size = self._loop.time(), self._inbox.size
+        try:
+            return self._take_until(before + TURN)
+        finally:
+            self._turns.use(self._app, self._loop.time() - before, size - self._inbox.size)
+
+    def _take_until(self, turn_end: float) -> bool:
         output, frames, inbox = self._output, self._frames, self._inbox
-        turn_end = self._loop.time() + TURN
         while self._reading is not Reading.OVER and not output.full:
             taken = frames.take(inbox, output.batch, BATCH, wanted=not output.gone)
             if taken is ALL:
@@ -300,6 +311,11 @@ class Wire(asyncio.BufferedProtocol):
         else:
             self._reading = reading
 
+    def _yield(self) -> None:
+        """Let others have their turn first."""
+        self._hold(Reading.YIELDING)
+        self._turns.wait(self._app, self._go_on)
+
     def _release(self) -> None:
         """Read on."""
         self._reading = Reading.ON
@@ -311,6 +327,11 @@ class Wire(asyncio.BufferedProtocol):
     def reads_on(self) -> bool:
         """Tell whether more has been read since it was asked last, or waits to be taken."""
         return self._meter.has_read() or self._reading.is_held
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether messages wait for the host to catch up."""
+        return self._reading is Reading.BEHIND
 
     def resume(self) -> None:
         """Go on after the host was behind: take what is left in the inbox, then read on."""
