@@ -196,6 +196,30 @@ def test_empty_fragments(plugin: Plugin, server: Listener) -> None:
     check_messages(converse(plugin, server, b"".join(frames) + END), ["a", b"b"])
 
 
+NOTHING = {
+    "whole": (compressed(TEXT, b""), compressed(BINARY, b"")),
+    "two fragments": (compressed(TEXT, b"", b""), compressed(BINARY, b"", b"")),
+    "pings between": (
+        compressed(TEXT, b"", b"", b"", between=frame(PING, b"p")),
+        compressed(BINARY, b"", b"", between=frame(PING, b"p")),
+    ),
+}
+
+
+@pytest.mark.parametrize("extra", ["", "; server_no_context_takeover"])
+@pytest.mark.parametrize("nothing", NOTHING.values(), ids=NOTHING)
+def test_no_byte_at_all_is_an_empty_message(
+    plugin: Plugin, server: Listener, nothing: tuple[bytes, bytes], extra: str
+) -> None:
+    """Mojolicious sends it; the context must be for the next message what it was before."""
+    text, binary = nothing
+    compress = Compressor(takeover=not extra)
+    frames = [compressed(TEXT, compress(b"Hello" * 100)), text, binary]
+    frames += [compressed(TEXT, compress(b"Hello" * 101)), binary, text, frame(TEXT)]
+    outcome = converse(plugin, server, b"".join(frames) + END, DEFLATE + extra)
+    check_messages(outcome, ["Hello" * 100, "", b"", "Hello" * 101, b"", "", ""])
+
+
 @pytest.mark.parametrize("size", [1, 2000, 2043, 2044, 2045, 65_535, 65_536, 200_000])
 def test_what_does_not_compress(plugin: Plugin, server: Listener, size: int) -> None:
     data = RANDOM.randbytes(size)
@@ -224,6 +248,9 @@ BROKEN = {
     ),
     "RSV1 on a continuation": frame(TEXT, b"\xf2\x48", fin=False, rsv=RSV1)
     + frame(CONT, bytes.fromhex("cdc9c90700"), rsv=RSV1),
+    "RSV1 on an empty continuation of nothing": frame(TEXT, fin=False, rsv=RSV1)
+    + frame(CONT, rsv=RSV1),
+    "RSV2 on no byte": frame(TEXT, rsv=0b110),
     "RSV1 on a continuation of what is not compressed": frame(TEXT, b"a", fin=False)
     + frame(CONT, b"b", rsv=RSV1),
     "RSV1 on a ping": frame(PING, b"", rsv=RSV1),

@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import (
     ClientPerMessageDeflateFactory,
     PerMessageDeflate,
 )
-from websockets.frames import CONT, Frame
+from websockets.frames import CONT, CTRL_OPCODES, Frame
 from websockets.typing import ExtensionParameter
 
 SMALLEST_WINDOW: Final = ("client_max_window_bits", "8")
@@ -88,6 +88,7 @@ class Deflate(PerMessageDeflate):
         )
         self._fresh_for_each = negotiated.remote_no_context_takeover
         self._compress = compress
+        self._message_is_empty = True
         self._renew()
 
     def _renew(self) -> None:
@@ -95,8 +96,22 @@ class Deflate(PerMessageDeflate):
 
     def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
         """Decode an incoming frame."""
-        if self._fresh_for_each and frame.rsv1 and frame.opcode is not CONT:
-            self._renew()
+        if frame.opcode in CTRL_OPCODES:
+            return frame
+        if frame.opcode is CONT:
+            is_compressed = self.decode_cont_data and not frame.rsv1
+        else:
+            is_compressed = frame.rsv1
+            self._message_is_empty = True
+            if self._fresh_for_each and is_compressed:
+                self._renew()
+        if frame.data:
+            self._message_is_empty = False
+        elif is_compressed and frame.fin and self._message_is_empty:
+            # Mojolicious sends an empty message as no byte at all. What the inflater is fed behind
+            # a message would then lack its first byte, which the next message would give.
+            self.decode_cont_data = False
+            return Frame(frame.opcode, b"", rsv2=frame.rsv2, rsv3=frame.rsv3)
         return super().decode(frame, max_size=max_size)
 
     def encode(self, frame: Frame) -> Frame:
