@@ -28,6 +28,7 @@ PURE: dict[str, set[str]] = {
     "network.outbox": {"messages"},
     "network.keepalive": set(),
     "network.milestones": {"messages"},
+    "network.pins": set(),
     "network.response": set(),
     "network.compression": set(),
     "recording.placeholders": set(),
@@ -65,6 +66,7 @@ LIBRARIES = {
         "network.wire",
     },
     "python_socks": {"network.socks"},
+    "idna": set(),  # imported with the first international name
 }
 
 

@@ -296,9 +296,14 @@ HOSTS = {
 }
 
 
+@pytest.mark.parametrize("idna", [True, False], ids=["with idna", "without idna"])
 @pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
-def test_cost_of_a_host(host: str, yardstick: float) -> None:
+def test_cost_of_a_host(
+    host: str, idna: bool, yardstick: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some took four times as long as a MiB of numbers."""
+    if not idna:
+        monkeypatch.setitem(sys.modules, "idna", None)
     assert len(host) <= 253
     seconds = math.inf
     for _ in range(5):

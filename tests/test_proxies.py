@@ -404,8 +404,6 @@ def test_socks_without_its_package_says_which(scheme: str, source: str) -> None:
 
 @pytest.mark.parametrize("user", ["\u00fcser:s3cret", "user:" + "s3cret" * 50])
 def test_credentials_that_cannot_be_said_in_socks(user: str) -> None:
-    pytest.importorskip("python_socks")
-
     def act(peer: Peer) -> None:
         assert peer.read_exact(4) == b"\x05\x02\x00\x02"
         peer.send(b"\x05\x02")  # user and password, please

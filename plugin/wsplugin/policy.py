@@ -111,7 +111,7 @@ def _parse_authority(authority: str, default_port: int) -> tuple[str, str | None
     port = int(digits.lstrip("0")[:6] or "0") if digits else default_port
     if not 1 <= port <= 65_535:
         raise ValueError("the port must be 1 to 65535")
-    host, address = normalize_host((brackets or name).lower(), bracketed=bool(brackets))
+    host, address = normalize_host(brackets or name, bracketed=bool(brackets))
     return host, address, port
 
 
