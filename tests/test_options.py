@@ -20,8 +20,10 @@ OPTIONS = (
     "--max-connections", "--open-timeout", "--close-timeout", "--ping-interval", "--ping-timeout",
     "--max-message-size", "--max-line", "--max-send-buffer", "--allow-host", "--allow-insecure",
     "--block-private", "--ca-file", "--proxy", "--linger", "--log-level", "--schema", "--version",
-    "--help", "--record", "--record-redact-data",
+    "--help", "--record", "--record-redact-data", "--client-cert", "--pin", "--no-system-ca",
 )  # fmt: skip
+
+PIN = "sha256/" + "A" * 43 + "="
 
 GOOD: list[tuple[list[str], dict[str, Any]]] = [
     ([], {}),
@@ -57,6 +59,8 @@ GOOD: list[tuple[list[str], dict[str, Any]]] = [
             "socks4a://proxy:1080",
         )
     ),
+    (["--pin", f"Example.COM.={PIN}"], {"pins": (f"example.com={PIN}",)}),
+    (["--pin", f"*.a.b={PIN}", f"--pin=[::1]={PIN}"], {"pins": (f"*.a.b={PIN}", f"::1={PIN}")}),
     (["--linger", "0"], {}),
     (["--linger", "2.5"], {"linger": 2.5}),
 ]
@@ -79,6 +83,15 @@ def test_ca_file(tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(file))
     settings, _ = parse(["--ca-file", str(file)])
     assert settings == Settings(ca_file=str(file))
+    settings, _ = parse(["--no-system-ca", "--ca-file", str(file)])
+    assert settings == Settings(ca_file=str(file), no_system_ca=True)
+
+
+def test_no_system_ca_needs_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--no-system-ca"])
+    assert caught.value.code == 2
+    assert re.search(r"error: argument --no-system-ca: .*--ca-file", capsys.readouterr().err)
 
 
 NO_WHOLE = ("", "0", "-1", "1.5", "x", "1e3", "٣", "1_000", "+1", " 1", "9" * 16, "9" * 5000)
@@ -117,6 +130,19 @@ BAD: dict[str, tuple[str, ...]] = {
         *("http://proxy?q", "http://proxy#f", "proxy:x", "http://proxy:99999"),
         *("http://proxy:x", "http://[::1", "//proxy"),
     ),
+    # More on files in test_client_certificates.py.
+    "--client-cert": (
+        *("", "=", "a.b=", "/nonexistent/file", ".", "/dev/null", "a.b=/nonexistent/file"),
+        *(f"{pattern}={__file__}" for pattern in ("", "*", "a/b", "a b", "a:80", "*.127.0.0.1")),
+        *(__file__, f"a.b={__file__}"),
+    ),
+    "--pin": (
+        *("", "a.b", "a.b=", PIN, f"={PIN}", f"*={PIN}", f"a/b={PIN}", f"a.b:443={PIN}"),
+        *(f"*.127.0.0.1={PIN}", f"https://a.b={PIN}", f"a.b={PIN}=", f"a.b={PIN} ", f"a.b= {PIN}"),
+        *(f"a.b={PIN[:-1]}", f"a.b={PIN[:-2]}=", f"a.b=sha256//{PIN[7:]}", f"a.b=SHA256/{PIN[7:]}"),
+        *(f"a.b=sha1/{PIN[7:]}", f"a.b={PIN[7:]}", f"a.b={PIN[:-2]}B=", f"a.b={PIN[:-3]}_A="),
+        *(f"a.b={PIN};{PIN}", "a.b=sha256/" + "0" * 64, f"a.b={PIN}\n", f"a.b={PIN[:-2]}٣="),
+    ),
     "--linger": NO_SECONDS,
     "--log-level": ("", "x", "DEBUG", "warn", "10"),
 }
@@ -135,9 +161,10 @@ def test_bad_value(option: str, value: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_option_with_a_value_has_bad_ones() -> None:
-    flags = {"--allow-insecure", "--block-private", "--schema", "--version", "--help"}
+    flags = {"--allow-insecure", "--block-private", "--no-system-ca"}
+    others = {"--schema", "--version", "--help"}
     files = {"--record", "--record-redact-data"}  # any name may be a file: test_record_replay.py
-    assert BAD.keys() == set(OPTIONS) - flags - files
+    assert BAD.keys() == set(OPTIONS) - flags - others - files
 
 
 @pytest.mark.parametrize(

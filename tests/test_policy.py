@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Listener, Peer, Plugin
+from tls_servers import Authority
 from wsplugin import __version__
 from wsplugin.messages import RequestError
 from wsplugin.policy import (
@@ -23,9 +24,11 @@ from wsplugin.policy import (
     check_headers,
     check_policy,
     check_protocols,
+    client_cert_for,
     is_public,
     parse_host_pattern,
     parse_url,
+    pins_for,
 )
 from wsplugin.settings import Settings
 
@@ -278,6 +281,73 @@ def test_host_that_is_not_allowed(pattern: str, host: str) -> None:
 def test_an_allowed_host_is_not_thereby_allowed_plain_ws() -> None:
     settings = Settings(allow_hosts=("example.com",))
     assert "--allow-insecure" in refusal(check_policy, parse_url("ws://example.com/"), settings)[1]
+
+
+# --- --client-cert and --pin --------------------------------------------------------------------
+
+PINS = ["sha256/" + letter * 43 + "=" for letter in "AEI"]
+HOSTS = ["a.example", "a.example.", "example", "b.a.example", "127.0.0.1", "::1", "a.example.evil"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_pins_are_those_of_all_patterns_that_mean_the_host(host: str) -> None:
+    settings = Settings(
+        pins=(
+            f"A.example={PINS[0]}",
+            f"*.example={PINS[1]}",
+            f"127.1={PINS[2]}",
+            f"[::1]={PINS[2]}",
+        )
+    )
+    expected = {
+        "a.example": {PINS[0], PINS[1]},
+        "a.example.": {PINS[0], PINS[1]},
+        "b.a.example": {PINS[1]},
+        "127.0.0.1": {PINS[2]},
+        "::1": {PINS[2]},
+    }
+    assert pins_for([host], settings) == expected.get(host, set())
+
+
+def test_pins_of_several_names_are_those_of_each() -> None:
+    settings = Settings(pins=(f"a.example={PINS[0]}", f"b.example={PINS[1]}"))
+    assert pins_for(iter(["b.example", "a.example"]), settings) == set(PINS[:2])
+    assert pins_for(["c.example", "a.example"], settings) == {PINS[0]}
+    assert pins_for([], settings) == set()
+
+
+def test_client_certificate_of_several_names_is_the_first_of_all(authority: Authority) -> None:
+    a, b, all = (authority.client_cert(name) for name in ("a", "b", "all"))
+    settings = Settings(
+        client_certs=(f"a.example={a}", f"*.example={b}", all), allow_hosts=("example",)
+    )
+    assert client_cert_for(["b.example", "a.example"], settings) == a
+    assert client_cert_for(iter(["x.y", "b.example"]), settings) == b
+    assert client_cert_for(["x.y"], settings) == all
+    assert client_cert_for(["x.y"], Settings(client_certs=(f"a.example={a}",))) is None
+
+
+@pytest.mark.parametrize("option", ["--pin", "--client-cert"])
+@pytest.mark.parametrize("host", ["localhost", "a.localhost", "b.example", "127.1", "LOCALHOST."])
+def test_plain_ws_is_refused_to_a_host_that_wants_tls(
+    host: str, option: str, authority: Authority
+) -> None:
+    value = PINS[0] if option == "--pin" else authority.client_cert()
+    values = tuple(f"{each}={value}" for each in ("localhost", "*.localhost", "*.example", "127.1"))
+    settings = Settings(
+        pins=values if option == "--pin" else (),
+        client_certs=values if option == "--client-cert" else (),
+        allow_insecure=True,
+    )
+    code, message = refusal(check_policy, parse_url(f"ws://{host}/"), settings)
+    assert (code, option in message) == ("forbidden", True)
+    check_policy(parse_url(f"wss://{host}/"), settings)
+    check_policy(parse_url("ws://127.0.0.2/"), settings)
+
+
+def test_a_client_certificate_for_all_does_not_want_tls(authority: Authority) -> None:
+    settings = Settings(client_certs=(authority.client_cert(),), allow_hosts=("localhost",))
+    check_policy(parse_url("ws://localhost/"), settings)
 
 
 # --- --block-private ----------------------------------------------------------------------------
@@ -597,6 +667,8 @@ REFUSALS: list[tuple[list[str], dict[str, Any], str, str]] = [
     ([], {"url": "ws://a/", "allowInsecure": True}, "invalid-payload", "payload.allowInsecure"),
     ([], {"url": "ws://a/", "allow-insecure": 1}, "invalid-payload", "payload.allow-insecure"),
     ([], {"url": "wss://a/", "caFile": "ca.pem"}, "invalid-payload", "payload.caFile"),
+    ([], {"url": "wss://a/", "clientCert": "c.pem"}, "invalid-payload", "payload.clientCert"),
+    ([], {"url": "wss://a/", "pin": "a=sha256/"}, "invalid-payload", "payload.pin"),
     ([], {"url": "wss://a/", "proxy": "http://evil"}, "invalid-payload", "payload.proxy"),
     ([], {"url": "wss://a/", "maxMessageSize": 1}, "invalid-payload", "payload.maxMessageSize"),
     ([], {"url": "wss://a/", "timeout": 2**40}, "invalid-payload", "payload.timeout"),

@@ -13,10 +13,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tls_servers import Authority
 from wsplugin import Settings
 from wsplugin.settings import CHECKS
 
 MOST = 2**53 - 1
+
+PIN = "sha256/" + "A" * 43 + "="
 
 NORMALIZED: list[tuple[str, Any, Any]] = [
     ("max_connections", 1, 1),
@@ -33,6 +36,11 @@ NORMALIZED: list[tuple[str, Any, Any]] = [
     ("allow_hosts", ("Bücher.example",), ("xn--bcher-kva.example",)),
     ("allow_hosts", ("[::1]", "0:0::1", "0x7f.1"), ("::1", "::1", "127.0.0.1")),
     ("allow_insecure", True, True),
+    ("no_system_ca", False, False),
+    ("client_certs", [], ()),
+    ("pins", [f"A.b.={PIN}", f"*.C.d={PIN}"], (f"a.b={PIN}", f"*.c.d={PIN}")),
+    ("pins", (f"Bücher.example={PIN}",), (f"xn--bcher-kva.example={PIN}",)),
+    ("pins", (f"[::1]={PIN}", f"0x7f.1={PIN}"), (f"::1={PIN}", f"127.0.0.1={PIN}")),
     ("proxy", "none", "none"),
     ("proxy", "NONE", "none"),
     ("proxy", "proxy:3128", "proxy:3128"),
@@ -86,6 +94,16 @@ WRONG: dict[str, tuple[Any, ...]] = {
     ),
     "allow_insecure": NO_FLAG,
     "block_private": NO_FLAG,
+    "no_system_ca": (True, *NO_FLAG),  # nothing would be trusted
+    "client_certs": (
+        *("", "a.b=x", b"a.b=x", None, {"a.b": "x"}, ("",), ("a.b=",), ("=x",), ("a b=x",)),
+        *((b"x",), (None,), ("/nonexistent",), ("a.b=/nonexistent",), ("a.b=x\0y",)),
+        *(("a.b=\ud800",), ("a.b=/dev/null",), ("a.b=.",)),
+    ),
+    "pins": (
+        *("", f"a.b={PIN}", None, {"a.b": PIN}, ("",), (PIN,), (f"={PIN}",), (f"a b={PIN}",)),
+        *((f"a.b={PIN}".encode(),), ("a.b=",), (f"a.b={PIN}\n",), (f"a.b={PIN}", "c.d")),
+    ),
     "ca_file": ("", "/nonexistent/file", ".", "/dev/null", "a\0b", "\ud800", b"x", 1, True, ["x"]),
     "proxy": (
         *("", "ftp://proxy", "http://", " http://proxy", "http://a b"),
@@ -121,6 +139,18 @@ def test_no_message_repeats_credentials(value: str) -> None:
         Settings(proxy=value)
     assert "s3cret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_what_has_a_need_of_another(authority: Authority) -> None:
+    cert, ca = authority.client_cert(), authority.file
+    assert Settings(no_system_ca=True, ca_file=ca).no_system_ca
+    with pytest.raises(ValueError, match=r"\Aclient_certs: .*allow_hosts"):
+        Settings(client_certs=(f"a.b={cert}", cert))
+    settings = Settings(client_certs=(f"A.b={cert}", cert), allow_hosts=("c.d",))
+    assert settings.client_certs == (f"a.b={cert}", cert)
+    assert msgspec.structs.replace(settings) == settings
+    with pytest.raises(ValueError, match=r"\Aclient_certs: .*allow_hosts"):
+        msgspec.structs.replace(settings, allow_hosts=())
 
 
 # --- the file of certificates -------------------------------------------------------------------
@@ -181,3 +211,5 @@ def test_a_python_without_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Settings()
     with pytest.raises(ValueError, match=r"\Aca_file: this Python was built without TLS"):
         Settings(ca_file=str(tmp_path))
+    with pytest.raises(ValueError, match=r"\Aclient_certs: this Python was built without TLS"):
+        Settings(client_certs=(f"a.b={tmp_path}",))

@@ -43,7 +43,7 @@ PLAYABLE = [name for name, transcript in TRANSCRIPTS.items() if not transcript.h
 @pytest.fixture(scope="session")
 def names(authority: Authority) -> Mapping[str, str]:
     """Return what transcripts may refer to besides the ports of their servers."""
-    return {"ca": authority.file}
+    return {"ca": authority.file, "client": authority.client_cert()}
 
 
 @pytest.fixture(scope="session")

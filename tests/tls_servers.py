@@ -19,12 +19,20 @@ class Authority:
         self.ca = trustme.CA()
         self.file = str(directory / "ca.pem")
         self.ca.cert_pem.write_to_path(self.file)
+        self._directory = directory
 
     def context(self, *names: str, **options: Any) -> ssl.SSLContext:
         """Return what a server with a certificate for `names` needs."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.ca.issue_cert(*names, **options).configure_cert(context)
         return context
+
+    def client_cert(self, name: str = "client") -> str:
+        """Return a file for ``--client-cert``: a certificate with its key."""
+        file = self._directory / f"{name}.pem"
+        issued = self.ca.issue_cert(f"{name}@example.com", common_name=name)
+        issued.private_key_and_cert_chain_pem.write_to_path(str(file))
+        return str(file)
 
 
 def secure(peer: Peer, context: ssl.SSLContext) -> Peer:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsplugin.recording.record import Recorder
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+REPEATABLE = {"allow_hosts": "--allow-host", "client_certs": "--client-cert", "pins": "--pin"}
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -138,6 +139,29 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
     )
     option("--ca-file", str, "FILE", "certificates trusted in addition to the system's")
+    add(
+        "--no-system-ca",
+        "trust the certificates of --ca-file alone",
+        action="store_true",
+    )
+    add(
+        "--client-cert",
+        "a PEM file with certificate chain and key, shown to servers that match the pattern, or, "
+        "with --allow-host, to all (repeatable; the first match counts)",
+        action="append",
+        metavar="[PATTERN=]FILE",
+        dest="client_certs",
+        default=[],
+    )
+    add(
+        "--pin",
+        "a public key, by the SHA-256 of its SPKI, that servers that match the pattern must have "
+        "in their verified chain (repeatable; one of several is enough)",
+        action="append",
+        metavar="PATTERN=sha256/BASE64",
+        dest="pins",
+        default=[],
+    )
     option("--proxy", str, "URL", "proxy to use, or none", "default the system's")
     option("--linger", seconds, "S", "seconds to stay connected after the end of stdin")
     add(
@@ -161,7 +185,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def option_of(field: str) -> str:
     """Return the option that sets a field of :class:`Settings`."""
-    return "--allow-host" if field == "allow_hosts" else f"--{field.replace('_', '-')}"
+    return REPEATABLE.get(field) or f"--{field.replace('_', '-')}"
 
 
 def whole(text: str) -> int:

@@ -5,7 +5,7 @@ What is wrong in itself is ``invalid-payload``; what the host's options refuse i
 
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -55,6 +55,11 @@ class Target(NamedTuple):
         if self.address is None:
             return is_localhost(self.host)
         return is_loopback(self.address)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What ``--pin`` and ``--client-cert`` know the server by."""
+        return (self.host,)
 
 
 def parse_url(url: str) -> Target:
@@ -161,6 +166,11 @@ def check_policy(target: Target, settings: Settings) -> None:
         matches_host(target.host, pattern) for pattern in settings.allow_hosts
     ):
         raise RequestError("forbidden", "the host is not among those of --allow-host")
+    # First, since no other option lets this through.
+    if not target.secure and (option := _named_by(target.names, settings)):
+        raise RequestError(
+            "forbidden", f"plain ws:// to a host that {option} names is refused; use wss://"
+        )
     if not target.secure and not target.is_loopback and not settings.allow_insecure:
         raise RequestError(
             "forbidden", "plain ws:// beyond loopback hosts needs --allow-insecure; use wss://"
@@ -173,6 +183,52 @@ def matches_host(host: str, pattern: str) -> bool:
     """Tell whether a normalised host is meant by a normalised pattern."""
     host = host.removesuffix(".")
     return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
+
+
+def client_cert_for(names: Iterable[str], settings: Settings) -> str | None:
+    """Return the file of the client certificate that a server is shown; the first match counts.
+
+    Args:
+        names: what the server is known by, normalised; one that matches is enough.
+        settings: the options of the host.
+
+    """
+    names = tuple(names)
+    for each in settings.client_certs:
+        if "=" not in each:
+            return each
+        for file in _meant(names, [each]):
+            return file
+    return None
+
+
+def pins_for(names: Iterable[str], settings: Settings) -> frozenset[str]:
+    """Return the public keys, each ``sha256/BASE64``, of which a server must have one.
+
+    None at all means that it may have any.
+
+    Args:
+        names: what the server is known by, normalised; those of all that match count.
+        settings: the options of the host.
+
+    """
+    return frozenset(_meant(tuple(names), settings.pins))
+
+
+def _named_by(names: tuple[str, ...], settings: Settings) -> str | None:
+    """Return the option that wants TLS for a server."""
+    if any(_meant(names, settings.pins)):
+        return "--pin"
+    with_pattern = [each for each in settings.client_certs if "=" in each]
+    return "--client-cert" if any(_meant(names, with_pattern)) else None
+
+
+def _meant(names: tuple[str, ...], values: Iterable[str]) -> Iterator[str]:
+    """Yield what stands behind those of ``PATTERN=…`` that mean one of these hosts, in order."""
+    for each in values:
+        pattern, _, value = each.partition("=")
+        if any(matches_host(name, pattern) for name in names):
+            yield value
 
 
 def check_headers(

@@ -6,12 +6,15 @@ has good ones, from the command line or from a program.
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from wsplugin.hosts import parse_host_pattern
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 MIB: Final = 2**20
 
@@ -41,6 +44,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     allow_insecure: bool = False
     block_private: bool = False
     ca_file: str | None = None
+    no_system_ca: bool = False
+    """Whether to trust ``ca_file`` alone, which is needed then."""
+    client_certs: tuple[str, ...] = ()
+    """Each a PEM file with certificate chain and key, behind ``PATTERN=`` or, with
+    ``allow_hosts``, alone; the first that matches a server is shown to it."""
+    pins: tuple[str, ...] = ()
+    """Each ``PATTERN=sha256/BASE64``: a public key that a server must have one of."""
     proxy: str | None = None
     """URL of the proxy, or ``"none"``; None takes the system's."""
     linger: float = 0
@@ -53,6 +63,13 @@ class Settings(Struct, frozen=True, kw_only=True):
                 force_setattr(self, name, check(getattr(self, name)))
             except ValueError as exc:
                 raise ValueError(f"{name}: {exc}") from None
+        if self.no_system_ca and self.ca_file is None:
+            raise ValueError("no_system_ca: nothing would be trusted without --ca-file (ca_file)")
+        if not self.allow_hosts and any("=" not in each for each in self.client_certs):
+            raise ValueError(
+                "client_certs: one without PATTERN= needs --allow-host (allow_hosts), or it could "
+                "be shown to any server"
+            )
 
 
 def _whole(value: Any) -> int:
@@ -89,11 +106,19 @@ def _at_limit(value: Any) -> str:
 
 
 def _host_patterns(value: Any) -> tuple[str, ...]:
+    return tuple(map(_host_pattern, _strings(value, "host names")))
+
+
+def _strings(value: Any, what: str) -> tuple[str, ...]:
     # A string is a sequence of strings as well, but "a.b" is not meant to allow "a" and "b".
     if not isinstance(value, tuple | list) or not all(isinstance(each, str) for each in value):
-        raise ValueError("expected a tuple of host names")
+        raise ValueError(f"expected a tuple of {what}")
+    return tuple(value)
+
+
+def _host_pattern(value: str) -> str:
     try:
-        return tuple(map(parse_host_pattern, value))
+        return parse_host_pattern(value)
     except ValueError as exc:
         raise ValueError(f"expected a host name, or *. and a domain: {exc}") from None
 
@@ -103,12 +128,39 @@ def _ca_file(value: Any) -> str | None:
         return None
     if not isinstance(value, str):
         raise ValueError("expected the name of a file")
+    _tls().check_ca_file(value)
+    return value
+
+
+def _tls() -> "ModuleType":
     try:
-        from wsplugin.network.tls import check_ca_file
+        import wsplugin.network.tls as tls
     except ImportError:
         raise ValueError("this Python was built without TLS") from None
-    check_ca_file(value)
-    return value
+    return tls
+
+
+def _client_certs(value: Any) -> tuple[str, ...]:
+    normal = []
+    for each in _strings(value, "names of files, with or without PATTERN="):
+        pattern, separator, file = each.partition("=")
+        if separator:
+            normal.append(f"{_host_pattern(pattern)}={file}")
+        else:
+            normal.append(file := each)
+        _tls().check_client_cert(file)
+    return tuple(normal)
+
+
+def _pins(value: Any) -> tuple[str, ...]:
+    normal = []
+    for each in _strings(value, "PATTERN=sha256/BASE64"):
+        pattern, _, pin = each.partition("=")
+        # Of the last of 43 characters only four bits are used: another one is a slip.
+        if not re.fullmatch(r"sha256/[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", pin):
+            raise ValueError("expected PATTERN=sha256/ and a SHA-256 in base64, 44 characters")
+        normal.append(f"{_host_pattern(pattern)}={pin}")
+    return tuple(normal)
 
 
 def _proxy(value: Any) -> str | None:
@@ -143,6 +195,9 @@ CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "allow_insecure": _flag,
     "block_private": _flag,
     "ca_file": _ca_file,
+    "no_system_ca": _flag,
+    "client_certs": _client_certs,
+    "pins": _pins,
     "proxy": _proxy,
     "linger": _seconds,
     "at_limit": _at_limit,

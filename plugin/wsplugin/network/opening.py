@@ -36,7 +36,14 @@ from wsplugin.network.names import Address
 from wsplugin.network.proxy_url import InvalidProxy
 from wsplugin.network.response import SWITCHING_PROTOCOLS, BadResponse, fields
 from wsplugin.network.wire import Listener, Wire
-from wsplugin.policy import Target, is_localhost, is_public, merge_headers
+from wsplugin.policy import (
+    Target,
+    client_cert_for,
+    is_localhost,
+    is_public,
+    merge_headers,
+    pins_for,
+)
 from wsplugin.requests import NewConnection
 from wsplugin.version import __version__
 
@@ -141,9 +148,9 @@ class Attempt:
         """
         try:
             proxy = proxies.choose(self._target, self._settings)
+            if self._target.secure:
+                self._server_context()  # before anything else, as it may fail
             if proxy is None:
-                if self._target.secure:
-                    self._context()  # before anything else, as it may fail
                 sock = await self._connect(self._target.host, self._target.port)
                 await self._shake_hands(sock)
             else:
@@ -237,7 +244,7 @@ class Attempt:
 
         if ":" in (proxy.username or ""):
             raise InvalidProxy("a user-id cannot hold a colon (RFC 7617 section 2)")
-        context = self._context() if proxy.scheme == "https" else None
+        context = self._context(None) if proxy.scheme == "https" else None
         sock = await self._connect(proxy.host, proxy.port)
         responses: list[Response] = []
         tunnel = self._exchange = Exchange(
@@ -265,7 +272,7 @@ class Attempt:
             secured = await self._loop.start_tls(
                 transport,
                 exchange,
-                self._context(),
+                self._server_context(),
                 server_hostname=self._target.server_name.removesuffix("."),
                 ssl_handshake_timeout=self._timeout + 1,
             )
@@ -279,17 +286,13 @@ class Attempt:
         """Send the request as soon as TCP, and TLS where wanted, are up."""
         context = None
         if self._target.secure:
-            context = self._context()
+            context = self._server_context()
             self._phase = Phase.TLS
         exchange = self._exchange = self._make_exchange()
         await self._create_transport(sock, exchange, context, self._target.server_name)
 
     def _make_exchange(self) -> Exchange:
-        def begin() -> None:
-            self._enter(Phase.ANSWER)
-            self._milestones.secured(self._loop.time())
-
-        return Exchange(self._request(), begin, self._take_response)
+        return Exchange(self._request(), self._server_is_connected, self._take_response)
 
     def _request(self) -> bytes:
         """Serialize the request of the opening handshake (RFC 6455 section 4.1).
@@ -338,14 +341,43 @@ class Attempt:
             }
         await self._loop.create_connection(lambda: exchange, sock=sock, **secure)
 
-    def _context(self) -> "ssl.SSLContext":
+    def _server_context(self) -> "ssl.SSLContext":
+        return self._context(client_cert_for(self._target.names, self._settings))
+
+    def _context(self, client_cert: str | None) -> "ssl.SSLContext":
         from wsplugin.network import tls
 
         self._describe_tls = tls.describe
-        return tls.context(self._settings.ca_file)
+        settings = self._settings
+        try:
+            return tls.context(settings.ca_file, settings.no_system_ca, client_cert)
+        except OSError as exc:
+            raise Failed(
+                ErrorPayload(f"TLS cannot be set up: {self._describe(exc)}", "tls-error")
+            ) from None
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
+
+    def _server_is_connected(self) -> None:
+        """Judge the server's key, before the first byte of the request is sent."""
+        if self._target.secure and (pins := pins_for(self._target.names, self._settings)):
+            from wsplugin.network.pins import has_pinned
+            from wsplugin.network.tls import verified_chain
+
+            assert self._exchange
+            assert self._exchange.transport
+            secured = self._exchange.transport.get_extra_info("ssl_object")
+            if not has_pinned(verified_chain(secured), pins):
+                raise Failed(
+                    ErrorPayload(
+                        f"TLS with {self._where} failed: no certificate of the verified chain has "
+                        "a pinned key (--pin)",
+                        "tls-error",
+                    )
+                )
+        self._enter(Phase.ANSWER)
+        self._milestones.secured(self._loop.time())
 
     def _take_response(self, response: Response) -> None:
         if response.status_code != SWITCHING_PROTOCOLS:
@@ -390,6 +422,10 @@ class Attempt:
 
     # --- how it failed ---
 
+    @property
+    def _where(self) -> str:
+        return f"{self._target.host}:{self._target.port}"
+
     def explain(self, exc: BaseException) -> ErrorPayload | None:
         """Say in the contract's words why :meth:`run` has failed; None for a fault of the plugin.
 
@@ -397,7 +433,7 @@ class Attempt:
         """
         if not isinstance(exc, OSError | Failed | BadResponse | InvalidHandshake | InvalidProxy):
             return None
-        where = f"{self._target.host}:{self._target.port}"
+        where = self._where
         if isinstance(exc, Failed):
             return exc.payload
         if isinstance(exc, InvalidProxy):
