@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -345,9 +346,15 @@ def test_plain_ws_is_refused_to_a_host_that_wants_tls(
     check_policy(parse_url("ws://127.0.0.2/"), settings)
 
 
-def test_a_client_certificate_for_all_does_not_want_tls(authority: Authority) -> None:
-    settings = Settings(client_certs=(authority.client_cert(),), allow_hosts=("localhost",))
+def test_a_client_certificate_for_all_does_not_want_tls(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where its file has the name of a host."""
+    monkeypatch.chdir(tmp_path)
+    Path("localhost").write_bytes(Path(authority.client_cert()).read_bytes())
+    settings = Settings(client_certs=("localhost",), allow_hosts=("localhost",))
     check_policy(parse_url("ws://localhost/"), settings)
+    assert client_cert_for(["localhost"], settings) == "localhost"
 
 
 # --- --block-private ----------------------------------------------------------------------------

@@ -217,17 +217,18 @@ def pins_for(names: Iterable[str], settings: Settings) -> frozenset[str]:
 
 def _named_by(names: tuple[str, ...], settings: Settings) -> str | None:
     """Return the option that wants TLS for a server."""
-    if any(_meant(names, settings.pins)):
-        return "--pin"
-    with_pattern = [each for each in settings.client_certs if "=" in each]
-    return "--client-cert" if any(_meant(names, with_pattern)) else None
+    for option, values in (("--pin", settings.pins), ("--client-cert", settings.client_certs)):
+        for _ in _meant(names, values):
+            return option
+    return None
 
 
 def _meant(names: tuple[str, ...], values: Iterable[str]) -> Iterator[str]:
     """Yield what stands behind those of ``PATTERN=…`` that mean one of these hosts, in order."""
     for each in values:
-        pattern, _, value = each.partition("=")
-        if any(matches_host(name, pattern) for name in names):
+        pattern, separator, value = each.partition("=")
+        # A client certificate for all is a file alone, which may have the name of a host.
+        if separator and any(matches_host(name, pattern) for name in names):
             yield value
 
 
