@@ -328,6 +328,15 @@ def test_client_certificate_of_several_names_is_the_first_of_all(authority: Auth
     assert client_cert_for(["x.y"], Settings(client_certs=(f"a.example={a}",))) is None
 
 
+def test_a_server_is_known_by_its_url_and_by_the_host_s_header() -> None:
+    settings = Settings(pins=(f"a.example={PINS[0]}", f"b.example={PINS[1]}"))
+    target = parse_url("wss://a.example/")
+    assert pins_for(target.names, settings) == {PINS[0]}
+    assert pins_for(target._replace(server_name="b.example").names, settings) == set(PINS[:2])
+    plain = parse_url("ws://127.0.0.1/")._replace(server_name="b.example")
+    assert "--pin" in refusal(check_policy, plain, settings)[1]
+
+
 @pytest.mark.parametrize("option", ["--pin", "--client-cert"])
 @pytest.mark.parametrize("host", ["localhost", "a.localhost", "b.example", "127.1", "LOCALHOST."])
 def test_plain_ws_is_refused_to_a_host_that_wants_tls(

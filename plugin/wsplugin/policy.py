@@ -59,7 +59,7 @@ class Target(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """What ``--pin`` and ``--client-cert`` know the server by."""
-        return (self.host,)
+        return (self.host, self.server_name)
 
 
 def parse_url(url: str) -> Target:

@@ -362,20 +362,11 @@ class Attempt:
     def _server_is_connected(self) -> None:
         """Judge the server's key, before the first byte of the request is sent."""
         if self._target.secure and (pins := pins_for(self._target.names, self._settings)):
-            from wsplugin.network.pins import has_pinned
-            from wsplugin.network.tls import verified_chain
+            from wsplugin.network.tls import check_pins
 
             assert self._exchange
             assert self._exchange.transport
-            secured = self._exchange.transport.get_extra_info("ssl_object")
-            if not has_pinned(verified_chain(secured), pins):
-                raise Failed(
-                    ErrorPayload(
-                        f"TLS with {self._where} failed: no certificate of the verified chain has "
-                        "a pinned key (--pin)",
-                        "tls-error",
-                    )
-                )
+            check_pins(self._exchange.transport.get_extra_info("ssl_object"), pins)
         self._enter(Phase.ANSWER)
         self._milestones.secured(self._loop.time())
 
@@ -422,10 +413,6 @@ class Attempt:
 
     # --- how it failed ---
 
-    @property
-    def _where(self) -> str:
-        return f"{self._target.host}:{self._target.port}"
-
     def explain(self, exc: BaseException) -> ErrorPayload | None:
         """Say in the contract's words why :meth:`run` has failed; None for a fault of the plugin.
 
@@ -433,7 +420,7 @@ class Attempt:
         """
         if not isinstance(exc, OSError | Failed | BadResponse | InvalidHandshake | InvalidProxy):
             return None
-        where = self._where
+        where = f"{self._target.host}:{self._target.port}"
         if isinstance(exc, Failed):
             return exc.payload
         if isinstance(exc, InvalidProxy):

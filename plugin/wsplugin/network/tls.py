@@ -9,7 +9,10 @@ import os
 import re
 import ssl
 import sys
+from collections.abc import Collection
 from typing import Final
+
+from wsplugin.network.pins import has_pinned
 
 VERIFY_FLAGS: Final = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
 """How certificates are verified on every version of Python, whose own choice changed with 3.13.
@@ -34,7 +37,7 @@ BUNDLES: Final = (
 
 
 class Unusable(OSError):
-    """TLS cannot be set up for a reason that the system has no number for."""
+    """TLS cannot be used for a reason that neither the system nor OpenSSL has words for."""
 
 
 @functools.cache
@@ -124,6 +127,17 @@ def _load_client_cert(made: ssl.SSLContext, path: str) -> None:
 
     # Without an answer of ours, OpenSSL would ask on the terminal.
     made.load_cert_chain(path, password=refuse)
+
+
+def check_pins(secured: ssl.SSLObject, pins: Collection[str]) -> None:
+    """Hold a server's keys against those that it must have one of.
+
+    Raises:
+        Unusable: it has none.
+
+    """
+    if not has_pinned(verified_chain(secured), pins):
+        raise Unusable("no certificate of the verified chain has a pinned key (--pin)")
 
 
 def verified_chain(secured: ssl.SSLObject) -> list[bytes]:
