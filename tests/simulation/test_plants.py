@@ -22,8 +22,8 @@ PLANTS = {
     ),
     "forget a timer": replace(
         "connection.py",
-        "        if self._deadline_timer:\n            self._deadline_timer.cancel()\n        close = outcome",
-        "        close = outcome",
+        "            self._deadline_timer.cancel()\n        close",
+        "            pass\n        close",
     ),
     "answer twice": replace(
         "connection.py",
