@@ -5,12 +5,13 @@ beside them is the host's word.
 """
 
 import contextlib
-import threading
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from harness import TEXT, TIMEOUT, Listener, Peer, Plugin, close_frame, frame
+from harness import TEXT, Listener, Peer, Plugin, close_frame, frame
 from host_lines import background, close, create, describe, done, expect_failure, send
 from pressure import MIB
 from situations import expect_nobody
@@ -190,39 +191,39 @@ def test_one_app_in_the_background_leaves_the_others(plugin: Plugin, server: Lis
     assert plugin.read() == done("nobody's")
 
 
-def flood(peer: Peer, message: bytes, ended: threading.Event) -> None:
-    """Send one message again and again, until the connection or the test has ended."""
-    data = frame(TEXT, message) * max(1, 2**16 // len(message))
-    with contextlib.suppress(OSError):
-        while not ended.is_set():
-            peer.send(data)
+# A process of its own, so that no server has to wait for the test, or for the others.
+FLOOD = """
+import socket, sys
+message = sys.argv[2].encode() * 200
+data = (b"\\x81\\x7e" + len(message).to_bytes(2) + message) * 1000
+sock = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    sock.sendall(data)
+"""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="hands on descriptors")
 def test_an_app_that_floods_leaves_another_its_half(server: Listener) -> None:
     """One flood of one app has as much of the output as five of another, within a tenth."""
-    ended = threading.Event()
-    threads = []
     lengths = dict.fromkeys(("shop", "game"), 0)
-    with Plugin() as plugin:
-        pairs = [open_for(plugin, server, SHOP, perMessageDeflate=False) for _ in range(5)]
-        pairs.append(open_for(plugin, server, GAME, perMessageDeflate=False))
-        apps = dict.fromkeys([id for id, _ in pairs], "shop") | {pairs[-1][0]: "game"}
-        for id, peer in pairs:
-            message = b"%s " % apps[id].encode() * 200
-            thread = threading.Thread(target=flood, args=(peer, message, ended), daemon=True)
-            thread.start()
-            threads.append(thread)
-        try:
-            # What had come before the second app's flood was the first one's alone.
-            while sum(lengths.values()) < 64 * MIB:
-                line = plugin.read_line()
-                app = "game" if b'"app":"game"' in line[:60] else "shop"
-                if lengths["game"] or app == "game":
-                    lengths[app] += len(line)
-        finally:
-            ended.set()
-            for _, peer in pairs:
-                peer.reset()
-            for thread in threads:
-                thread.join(TIMEOUT)
+    with contextlib.ExitStack() as floods, Plugin() as plugin:
+        apps = (*[SHOP] * 5, GAME)
+        peers = [open_for(plugin, server, app, perMessageDeflate=False)[1] for app in apps]
+        for app, peer in zip(apps, peers, strict=True):
+            fd = peer.sock.fileno()
+            peer.sock.setblocking(True)
+            process = subprocess.Popen(
+                [sys.executable, "-c", FLOOD, str(fd), app["app"]],
+                pass_fds=[fd],
+                stderr=subprocess.DEVNULL,
+            )
+            floods.callback(process.wait)
+            floods.callback(process.kill)
+            peer.close()
+        while sum(lengths.values()) < 64 * MIB:
+            line = plugin.read_line()
+            app_of_line = "game" if b'"app":"game"' in line[:60] else "shop"
+            # What comes before the second app's flood is the first one's alone.
+            if lengths["game"] or app_of_line == "game":
+                lengths[app_of_line] += len(line)
     assert 0.4 < lengths["game"] / sum(lengths.values()) < 0.6

@@ -114,7 +114,7 @@ class Connection:
         self.encoder = MessageEncoder(id, options.app, options.binary_type)
         self.state = State.WAITING
         self.turn = 0
-        """When it was this connection's turn after the host was behind: kept by the manager."""
+        """The number of its last turn to have its messages taken: kept by the wire."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self.read_at = self._loop.time()
@@ -299,6 +299,11 @@ class Connection:
     def is_behind(self) -> bool:
         """Whether messages wait for the host to catch up."""
         return self._wire is not None and self._wire.is_behind
+
+    def wait_for_turn(self) -> None:
+        """Be resumed when it is its app's turn again."""
+        if self._wire is not None:
+            self._wire.wait_for_turn()
 
     def resume(self) -> None:
         """Take what the server has sent while the host was behind."""

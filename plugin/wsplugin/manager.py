@@ -5,7 +5,6 @@ nobody else.
 """
 
 import asyncio
-import collections
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -86,7 +85,6 @@ class Manager:
             1001, f"connection limit of {settings.max_connections} reached", "limit"
         )
         self._created = 0
-        self._turn = 0
         # All that have not had their `close` event.
         self._connections: dict[str, Connection] = {}
         # Of each app that has connections, and of the unnamed one.
@@ -137,20 +135,17 @@ class Manager:
         server whose every read fills the output would leave no turn to the others.
         """
         last: dict[App, int] = {}
-        behind: dict[App, collections.deque[Connection]] = {}
+        behind: dict[App, list[Connection]] = {}
         for connection in sorted(self._connections.values(), key=lambda c: c.turn):
             last[connection.app] = connection.turn
             if connection.is_behind:
-                behind.setdefault(connection.app, collections.deque()).append(connection)
-        apps = collections.deque(sorted(behind, key=last.__getitem__))
-        while apps and not self.output.full:
-            app = apps.popleft()
-            connection = behind[app].popleft()
-            self._turn += 1
-            connection.turn = self._turn
-            connection.resume()
-            if behind[app]:
-                apps.append(app)
+                behind.setdefault(connection.app, []).append(connection)
+        for app in sorted(behind, key=last.__getitem__):
+            for connection in behind[app]:
+                if self.turns.is_over(app):
+                    connection.wait_for_turn()
+                elif not self.output.full:
+                    connection.resume()
 
     # --- actions ---
 

@@ -6,6 +6,7 @@ else an app with five floods would hold up another's answer for five turns.
 """
 
 import collections
+import math
 from collections.abc import Callable, Sized
 from typing import Final
 
@@ -13,7 +14,7 @@ from wsplugin.messages import App
 
 TURN: Final = 0.005
 """Seconds after which a server that has sent much lets others have their turn."""
-TURN_SIZE: Final = 2**18
+TURN_SIZE: Final = 2**17
 """Bytes after which an app has had its turn, where there are others."""
 
 
@@ -33,17 +34,25 @@ class Turns:
         self._used: dict[App, float] = {}
         self._waiting: dict[App, collections.deque[Callable[[], None]]] = {}
         self._scheduled = False
+        self._number = 0
+
+    @property
+    def size(self) -> float:
+        """How many bytes may be taken in one turn, about."""
+        return TURN_SIZE if len(self._apps) > 1 else math.inf
 
     def is_over(self, app: App) -> bool:
         """Tell whether an app has had its turn in this round."""
         return self._used.get(app, 0) >= 1
 
-    def use(self, app: App, seconds: float, size: int) -> None:
-        """Take note of so many seconds in which so many bytes were taken."""
+    def use(self, app: App, seconds: float, size: int) -> int:
+        """Take note of so many seconds in which so many bytes were taken; number this turn."""
+        self._number += 1
         if len(self._apps) > 1:
             used = self._used.get(app, 0) + max(seconds / TURN, size / TURN_SIZE)
             self._used[app] = used
             self._see_to_next_round()
+        return self._number
 
     def wait(self, app: App, go_on: Callable[[], None]) -> None:
         """Have `go_on` called in a later round: behind those of its app that wait already."""

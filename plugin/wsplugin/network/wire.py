@@ -42,6 +42,7 @@ class Listener(Protocol):
     settings: Settings
     output: Output
     turns: Turns
+    turn: int
 
     @property
     def encoder(self) -> MessageSink:
@@ -221,7 +222,7 @@ class Wire(asyncio.BufferedProtocol):
             self._inbox.filled(nbytes)
             self._meter.read += nbytes
             if self._reading is ON and self._turns.is_over(self._app):
-                self._yield()
+                self.wait_for_turn()
                 return
         except Exception as exc:  # noqa: BLE001 - the one net, see _break
             self._break(exc)
@@ -252,7 +253,7 @@ class Wire(asyncio.BufferedProtocol):
         if self._reading is Reading.OVER:
             self._inbox.clear()
         elif others_turn:
-            self._yield()
+            self.wait_for_turn()
             return
         elif self._output.full:
             self._hold(Reading.BEHIND)
@@ -266,11 +267,13 @@ class Wire(asyncio.BufferedProtocol):
         """Take frames; return whether it is others' turn now."""
         before, size = self._loop.time(), self._inbox.size
         try:
-            return self._take_until(before + TURN)
+            return self._take_until(before + TURN, size - self._turns.size)
         finally:
-            self._turns.use(self._app, self._loop.time() - before, size - self._inbox.size)
+            if taken := size - self._inbox.size:
+                seconds = self._loop.time() - before
+                self._listener.turn = self._turns.use(self._app, seconds, taken)
 
-    def _take_until(self, turn_end: float) -> bool:
+    def _take_until(self, turn_end: float, rest: float) -> bool:
         output, frames, inbox = self._output, self._frames, self._inbox
         while self._reading is not Reading.OVER and not output.full:
             taken = frames.take(inbox, output.batch, BATCH, wanted=not output.gone)
@@ -294,7 +297,7 @@ class Wire(asyncio.BufferedProtocol):
                     return False
             if len(output.batch) > BATCH:
                 output.flush()
-            if self._loop.time() > turn_end:
+            if self._loop.time() > turn_end or inbox.size < rest:
                 return True
         return False
 
@@ -311,7 +314,7 @@ class Wire(asyncio.BufferedProtocol):
         else:
             self._reading = reading
 
-    def _yield(self) -> None:
+    def wait_for_turn(self) -> None:
         """Let others have their turn first."""
         self._hold(Reading.YIELDING)
         self._turns.wait(self._app, self._go_on)
