@@ -223,6 +223,7 @@ def test_a_session_without_connections_loads_no_network_library() -> None:
         "wsplugin.network.opening",
         "argparse",
         "wsplugin.options",
+        "wsplugin.parent",
     ):
         assert name not in modules
     # But for what explains them, since no file may be left to open when the first one is made.

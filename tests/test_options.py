@@ -21,6 +21,7 @@ OPTIONS = (
     "--max-message-size", "--max-line", "--max-send-buffer", "--allow-host", "--allow-insecure",
     "--block-private", "--ca-file", "--proxy", "--linger", "--log-level", "--schema", "--version",
     "--help", "--record", "--record-redact-data", "--client-cert", "--pin", "--no-system-ca",
+    "--exit-timeout", "--parent-pid",
 )  # fmt: skip
 
 PIN = "sha256/" + "A" * 43 + "="
@@ -63,6 +64,9 @@ GOOD: list[tuple[list[str], dict[str, Any]]] = [
     (["--pin", f"*.a.b={PIN}", f"--pin=[::1]={PIN}"], {"pins": (f"*.a.b={PIN}", f"::1={PIN}")}),
     (["--linger", "0"], {}),
     (["--linger", "2.5"], {"linger": 2.5}),
+    (["--exit-timeout", "0.1"], {"exit_timeout": 0.1}),
+    (["--parent-pid", "1"], {}),
+    (["--parent-pid", f"{2**31 - 1}"], {}),
 ]
 
 
@@ -144,6 +148,8 @@ BAD: dict[str, tuple[str, ...]] = {
         *(f"a.b={PIN};{PIN}", "a.b=sha256/" + "0" * 64, f"a.b={PIN}\n", f"a.b={PIN[:-2]}٣="),
     ),
     "--linger": NO_SECONDS,
+    "--exit-timeout": ("0", "-0", "0.0", "none", *NO_SECONDS),
+    "--parent-pid": (*NO_WHOLE, "01x", f"{2**31}", "self"),
     "--log-level": ("", "x", "DEBUG", "warn", "10"),
 }
 

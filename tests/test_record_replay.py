@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from harness import PLUGIN, TIMEOUT, Plugin, echo_server
 from test_transcripts import TRANSCRIPTS, converse
-from wsplugin.options import parse_with_recorder
+from wsplugin.options import parse_all
 from wsplugin.recording.placeholders import difference, example, literal
 from wsplugin.recording.record import Recorder
 from wsplugin.recording.replay import Replay
@@ -532,7 +532,7 @@ def test_a_file_that_cannot_be_kept_from_others_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, name, fake)
         with pytest.raises(SystemExit) as caught:
-            parse_with_recorder(["--record", str(file)])
+            parse_all(["--record", str(file)])
     assert caught.value.code == 2
     assert f"error: argument --record: cannot write {file}: {why}\n" in capsys.readouterr().err
     assert file.read_text(encoding="utf-8") == OLD

@@ -30,6 +30,8 @@ NORMALIZED: list[tuple[str, Any, Any]] = [
     ("ping_interval", 0, 0),
     ("ping_timeout", 0.0, 0),
     ("linger", 2.5, 2.5),
+    ("exit_timeout", None, None),
+    ("exit_timeout", 1, 1),
     ("allow_hosts", ("LocalHost",), ("localhost",)),
     ("allow_hosts", ["A.b.", "*.C.d"], ("a.b", "*.c.d")),
     ("allow_hosts", (), ()),
@@ -111,6 +113,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         *(b"none", 1, True, ["none"]),
     ),
     "linger": NO_SECONDS,
+    "exit_timeout": (0, 0.0, *(value for value in NO_SECONDS if value is not None)),
 }
 
 

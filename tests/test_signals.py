@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from harness import TIMEOUT, Listener, Plugin, close_frame, within
+from harness import PLUGIN, TIMEOUT, Listener, Plugin, close_frame, within
 from host_lines import background, close, create, describe, encode, send
 from pressure import MESSAGE, Flood, wait_until_full
 from situations import DOWN, exchange_ping, finish_closing, linux
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 def catches(pid: int, number: int) -> bool:
@@ -130,14 +130,33 @@ def test_a_second_signal_ends_at_once(first: int, second: int) -> None:
         assert plugin.stderr == b""
 
 
+@linux
+@pytest.mark.parametrize("replay", [False, True], ids=["plugin", "replay"])
+def test_a_hangup_that_is_ignored_from_the_start_stays_so(replay: bool, tmp_path: Path) -> None:
+    """As under nohup."""
+    file = tmp_path / "talk"
+    file.write_text("> 1\n< {}\n", encoding="utf-8")
+    options = ["replay", str(file)] if replay else []
+    with Plugin(command=["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *PLUGIN, *options]) as plugin:
+        end = time.monotonic() + TIMEOUT
+        while not catches(plugin.process.pid, signal.SIGTERM):
+            assert time.monotonic() < end
+        plugin.process.send_signal(signal.SIGHUP)
+        plugin.write(b"1\n")
+        plugin.read()
+        plugin.process.send_signal(signal.SIGHUP)
+        assert plugin.finish() == ([], 0)
+        assert plugin.stderr == b""
+
+
 @contextlib.contextmanager
-def unread_plugin(**popen: Any) -> Iterator[tuple[Plugin, FileIO, FileIO]]:
+def unread_plugin(*options: str, **popen: Any) -> Iterator[tuple[Plugin, FileIO, FileIO]]:
     """Start a plugin and never read what it writes; the pipe's two ends come with it."""
     ours, theirs = os.pipe()
     with (
         FileIO(ours) as reader,
         FileIO(theirs, "w") as writer,
-        Plugin(stdout=writer, **popen) as plugin,
+        Plugin(*options, stdout=writer, **popen) as plugin,
     ):
         yield plugin, reader, writer
 

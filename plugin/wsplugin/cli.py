@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, NoReturn
 from wsplugin.lazy import defer_imports
 
 if TYPE_CHECKING:
+    from wsplugin.parent import Parent
     from wsplugin.recording.record import Recorder
     from wsplugin.session import Session
 
 # Windows has no SIGTERM that another process could send; Ctrl+Break is its like.
 SIGNALS = [
     number
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if (number := getattr(signal, name, None)) is not None
+    # Under nohup the plugin is to outlive its terminal.
+    and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN)
 ]
 
 
@@ -39,17 +42,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     bytes(2**20)
     arguments = sys.argv[1:] if argv is None else argv
     recorder: Recorder | None = None
+    parent_pid: int | None = None
     if arguments and arguments[0] == "replay":
         stand_in(arguments[1:])
     if arguments:
-        from wsplugin.options import parse_with_recorder
+        from wsplugin.options import parse_all
 
-        settings, level, recorder = parse_with_recorder(arguments)
+        settings, level, recorder, parent_pid = parse_all(arguments)
     else:
         from wsplugin.settings import Settings
 
         settings, level = Settings(), "warning"
     stdin, stdout = take_descriptors()
+    # Not sooner: one of the three standard streams may be closed, and its number free.
+    parent = None if parent_pid is None else find_parent(parent_pid)
     from wsplugin.log import configure_logging, log_start
 
     log = configure_logging(level)
@@ -63,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         handle_signals(session, recorder)
         if recorder is not None:
             session.record(recorder)
+        if parent is not None:
+            session.watch(parent)
 
     status = serve(stdin, stdout, settings, on_start)
     if recorder is not None:
@@ -82,6 +90,17 @@ def stand_in(arguments: Sequence[str]) -> NoReturn:
     from wsplugin.recording.replay import replay
 
     os._exit(replay(path, speed, stdin, stdout))
+
+
+def find_parent(pid: int) -> "Parent":
+    """Find the process that the plugin must not outlive; status 2 if it cannot be watched."""
+    from wsplugin.parent import Parent, Unwatchable
+
+    try:
+        return Parent(pid)
+    except Unwatchable as exc:
+        sys.stderr.write(f"wsplugin: error: argument --parent-pid: {exc}\n")
+        sys.exit(2)
 
 
 def handle_signals(session: "Session", recorder: "Recorder | None" = None) -> None:

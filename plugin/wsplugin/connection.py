@@ -249,6 +249,19 @@ class Connection:
         if self.state is not State.CLOSED and self._deadline.set(self._loop.time(), grace):
             self._set_deadline_timer()
 
+    @_netted
+    def cut(self, ending: Ending) -> None:
+        """Cut the connection at once: no Close frame, and nothing more of what the server sent.
+
+        It counts as this end, whatever had been decided before, but for a completed handshake.
+        """
+        if self._wire is None or self._wire.closing is None:
+            self._ending, self._cut = ending, ending.reason
+        if self.state < State.OPEN:
+            self._abort_opening(ending.reason)
+        elif self._wire is not None:
+            self._wire.abort()
+
     def _be_patient(self) -> None:
         """Cut the connection when the server has taken nothing for the close timeout."""
         taken = self._wire.taken if self._wire else 0

@@ -12,9 +12,11 @@ import select
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 CHUNK: Final = 65_536
+# What there is of it depends on the system.
+system: Any = select
 
 
 class Input(Protocol):
@@ -25,6 +27,12 @@ class Input(Protocol):
 
     def resume(self) -> None:
         """Read on."""
+
+    def watch_end(self, on_end: Callable[[], None]) -> None:
+        """Call back when the host has closed its end, though not all may have been read.
+
+        At least once; never where the system cannot tell before all has been.
+        """
 
     def close(self) -> None:
         """Read no more. The descriptor stays open."""
@@ -73,6 +81,7 @@ class PolledInput(Input):
         self._fd = fd
         self._on_chunk = on_chunk
         self._loop = loop
+        self._hangup: Hangup | None = None
 
     def pause(self) -> None:
         """Stop reading."""
@@ -82,15 +91,76 @@ class PolledInput(Input):
         """Read on."""
         self._loop.add_reader(self._fd, self._readable)
 
+    def watch_end(self, on_end: Callable[[], None]) -> None:
+        """Call back when the host has closed its end, where epoll or kqueue can tell."""
+        try:
+            self._hangup = Hangup(self._fd)
+        except (OSError, NotImplementedError):
+            return  # it is noticed when all has been read
+
+        def look() -> None:
+            if self._hangup is not None and self._hangup.has_come():
+                self._forget_end()
+                on_end()
+
+        self._loop.add_reader(self._hangup.fileno(), look)
+
+    def _forget_end(self) -> None:
+        if self._hangup is not None:
+            self._loop.remove_reader(self._hangup.fileno())
+            self._hangup.close()
+            self._hangup = None
+
     def close(self) -> None:
         """Read no more."""
         self.pause()
+        self._forget_end()
 
     def _readable(self) -> None:
         chunk = _read(self._fd)
         if not chunk:
             self.pause()
         self._on_chunk(chunk)
+
+
+class Hangup:
+    """A descriptor that is readable when the other end of a pipe or socket has been closed.
+
+    Not poll(), which would need a thread: no event loop waits for a hang-up without waiting for
+    bytes, which a host that does not read may have left in the pipe.
+
+    Raises:
+        OSError: there are no descriptors left.
+        NotImplementedError: this system tells it in no such way.
+
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._queue: Any
+        if hasattr(system, "epoll"):
+            self._queue = system.epoll()
+            self._queue.register(fd, system.EPOLLRDHUP)
+        elif hasattr(system, "kqueue"):
+            self._queue = system.kqueue()
+            # With CLEAR it tells of bytes only when there are more than it has told of.
+            how = system.KQ_EV_ADD | system.KQ_EV_CLEAR
+            self._queue.control([system.kevent(fd, system.KQ_FILTER_READ, how)], 0)
+        else:
+            raise NotImplementedError
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return int(self._queue.fileno())
+
+    def has_come(self) -> bool:
+        """Tell what it was, once the descriptor is readable."""
+        if hasattr(system, "epoll"):
+            return bool(self._queue.poll(0))
+        return any(event.flags & system.KQ_EV_EOF for event in self._queue.control(None, 1, 0))
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._queue.close()
 
 
 class ThreadedInput(Input):
@@ -117,6 +187,9 @@ class ThreadedInput(Input):
         if self._paused:
             self._paused = False
             self._loop.call_soon(self._deliver)
+
+    def watch_end(self, on_end: Callable[[], None]) -> None:
+        """Do nothing: only reading tells the end of a file, and of a pipe of Windows."""
 
     def close(self) -> None:
         """Read no more."""

@@ -62,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 BACKGROUND: Final = Ending(1001, "application entered background", "background")
 SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
+EXPIRED: Final = Ending(1001, "it was still there at the exit timeout", "shutdown")
 
 
 class Manager:
@@ -353,6 +354,13 @@ class Manager:
         self._ending = self._stopped = True
         for connection in self._of(UNSET):
             connection.end(SHUTDOWN, GRACE, at_once=True)
+        self._check_idle()
+
+    def cut(self) -> None:
+        """End all connections at once, and refuse all further requests."""
+        self._ending = self._stopped = True
+        for connection in self._places:
+            connection.cut(EXPIRED)
         self._check_idle()
 
     def _check_idle(self) -> None:

@@ -22,13 +22,15 @@ UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def parse(argv: Sequence[str]) -> tuple[Settings, str]:
-    """Return settings and log level; as :func:`parse_with_recorder` otherwise."""
-    settings, level, _ = parse_with_recorder(argv)
+    """Return settings and log level; as :func:`parse_all` otherwise."""
+    settings, level, *_ = parse_all(argv)
     return settings, level
 
 
-def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder | None"]:
-    """Return settings, log level, and what records the conversation if anything should.
+def parse_all(argv: Sequence[str]) -> tuple[Settings, str, "Recorder | None", int | None]:
+    """Return settings, log level, and what concerns the process alone.
+
+    That is what records the conversation, and the id of the process to end with, if any.
 
     Raises:
         SystemExit: status 2 for a wrong option, 0 after ``--help``, ``--version``, ``--schema``.
@@ -46,7 +48,7 @@ def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder |
         except OSError as exc:
             parser.exit(1, f"wsplugin: cannot write the schema: {exc.strerror}\n")
         sys.exit(0)
-    level = arguments.pop("log_level")
+    level, parent_pid = arguments.pop("log_level"), arguments.pop("parent_pid")
     record, redact_data = arguments.pop("record"), arguments.pop("record_redact_data")
     try:
         settings = Settings(**arguments)
@@ -61,7 +63,7 @@ def parse_with_recorder(argv: Sequence[str]) -> tuple[Settings, str, "Recorder |
             recorder = Recorder(record, redact_data=redact_data)
         except OSError as exc:
             parser.error(f"argument --record: cannot write {record}: {exc.strerror}")
-    return settings, level, recorder
+    return settings, level, recorder, parent_pid
 
 
 def parse_replay(argv: Sequence[str]) -> tuple[str, float]:
@@ -164,6 +166,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     option("--proxy", str, "URL", "proxy to use, or none", "default the system's")
     option("--linger", seconds, "S", "seconds to stay connected after the end of stdin")
+    at_most = "seconds from the end of stdin to that of the process, at most"
+    option("--exit-timeout", seconds, "S", at_most, "default none")
+    add(
+        "--parent-pid",
+        "end when this process does, whoever holds the pipes (default none)",
+        type=process,
+        metavar="PID",
+    )
     add(
         "--record",
         "write the conversation to a file as it happens, without header values, URL queries and "
@@ -201,6 +211,13 @@ def seconds(text: str) -> float:
         return float(text)
     except ValueError:
         fail("expected a number of seconds")
+
+
+def process(text: str) -> int:
+    """Parse the id of a process."""
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) < 2**31:
+        fail("expected the id of a process")
+    return int(text)
 
 
 def size(text: str) -> int:

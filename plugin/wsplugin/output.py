@@ -58,8 +58,8 @@ class Output:
 
     :attr:`full` is true from the moment more than :data:`HIGH_WATER` bytes wait until no more
     than :data:`LOW_WATER` do, when `on_drained` is called; meanwhile nobody should add more than
-    what cannot wait. `on_gone` is called once when the host has hung up; whatever is written
-    after that is dropped.
+    what cannot wait. `on_gone` is called once when the host has hung up, or has gone in another
+    way (:meth:`lose`); whatever is written after that is dropped.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Output:
         self._corked = False
         self._flush_scheduled = False
         self._emptied = asyncio.Event()
-        sink.start(self._written, self._lost)
+        sink.start(self._written, self.lose)
 
     def write(self, line: bytes) -> None:
         """Append one line to the batch."""
@@ -139,7 +139,7 @@ class Output:
             try:
                 written = self._sink.write_now(batch)
             except OSError:
-                self._lost()
+                self.lose()
                 return
             del batch[:written]
             if not batch:
@@ -172,7 +172,8 @@ class Output:
             # What cannot wait has been added since: without this nobody would ever read on.
             self._sink.notify_at(LOW_WATER)
 
-    def _lost(self) -> None:
+    def lose(self) -> None:
+        """Write no more: the host has gone."""
         if self.gone:
             return
         self.gone = True

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from wsplugin.sink import DescriptorSink
 
 if TYPE_CHECKING:
     from wsplugin.network.opening import Dialer
+    from wsplugin.parent import Parent
     from wsplugin.recording.record import Recorder
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT = 1.3
 # How long the last lines may take to be written once all connections have ended on a signal.
 FLUSH_TIMEOUT = 0.5
+# How long they may take at the exit timeout, when all connections have been cut.
+LAST_FLUSH_TIMEOUT = 0.3
 
 
 def serve(
@@ -89,17 +93,26 @@ class Session:
         self._finishing = False
         self._flushing: asyncio.Timeout | None = None
         self._last_word: asyncio.TimerHandle | None = None
+        self._exit_timer: asyncio.TimerHandle | None = None
+        # When it is over, whatever the host has not read.
+        self._over_at = math.inf
         self._stopped = False
         self._idle = asyncio.Event()
         self._output = Output(sink, loop, on_drained=self._drained, on_gone=self.stop)
         self._manager = Manager(settings, self._output, self._idle.set, dialer)
         self._input = open_input(self._feed)
+        if settings.exit_timeout is not None:
+            self._input.watch_end(self._stdin_ended)
         self._recorder: Recorder | None = None
 
     def record(self, recorder: "Recorder") -> None:
         """Record what passes; to be called before :meth:`run`."""
         self._recorder = recorder
         self._output.record = recorder.lines_out
+
+    def watch(self, parent: "Parent") -> None:
+        """Take the host for gone when this process has ended; to be called before :meth:`run`."""
+        parent.watch(self._loop, self._output.lose)
 
     async def run(self) -> int:
         """Serve until the host, a signal or the loss of the host ends it; return the exit status.
@@ -108,15 +121,19 @@ class Session:
         """
         self._input.resume()
         await self._idle.wait()
+        if self._stopped:
+            self._over_at = min(self._over_at, self._loop.time() + FLUSH_TIMEOUT)
+        until = self._over_at if self._over_at < math.inf else None
         try:
-            async with asyncio.timeout(FLUSH_TIMEOUT if self._stopped else None) as self._flushing:
+            async with asyncio.timeout_at(until) as self._flushing:
                 await self._output.drain()
         except TimeoutError:
             pass  # told to stop, and the host does not read
         # The host may go, and a signal come, at this very moment: it can be given no other time.
         self._flushing = None
-        if self._last_word is not None:
-            self._last_word.cancel()
+        for timer in (self._last_word, self._exit_timer):
+            if timer is not None:
+                timer.cancel()
         self._input_ended = True  # whoever is still to be told that the host has read on
         self._input.close()
         self._output.close()
@@ -135,9 +152,33 @@ class Session:
         # The last word, should a connection not end when it is cut.
         if self._last_word is None and not self._idle.is_set():
             self._last_word = self._loop.call_later(STOP_TIMEOUT, self._idle.set)
-        if self._flushing is not None and self._flushing.when() is None:
-            self._flushing.reschedule(self._loop.time() + FLUSH_TIMEOUT)
+        if self._flushing is not None and self._over_at == math.inf:
+            self._flush_until(self._loop.time() + FLUSH_TIMEOUT)
         self._manager.stop()
+
+    def _flush_until(self, when: float) -> None:
+        self._over_at = min(self._over_at, when)
+        if self._flushing is not None:
+            self._flushing.reschedule(self._over_at)
+
+    def _stdin_ended(self) -> None:
+        """The host has closed stdin, though it may not all have been read: its time begins."""
+        timeout = self._settings.exit_timeout
+        if timeout is not None and self._exit_timer is None:
+            self._exit_timer = self._loop.call_later(timeout, self._exit_timed_out)
+
+    def _exit_timed_out(self) -> None:
+        # After a stop of the process what has arrived is read first: not call_soon(), which would
+        # come before the next look at the sockets.
+        self._exit_timer = self._loop.call_later(0, self._cut)
+
+    def _cut(self) -> None:
+        logger.info("the exit timeout is over")
+        if self._last_word is not None:
+            self._last_word.cancel()
+        self._flush_until(self._loop.time() + LAST_FLUSH_TIMEOUT)
+        self._last_word = self._loop.call_at(self._over_at, self._idle.set)
+        self._manager.cut()
 
     def _feed(self, chunk: bytes) -> None:
         """Take bytes from the host; ``b""`` is the end of the stream."""
@@ -145,6 +186,7 @@ class Session:
             self._lines = self._splitter.feed(chunk)
         else:
             self._input_ended = True
+            self._stdin_ended()
             self._lines = self._splitter.end()
         self._work()
         if self._output.full:

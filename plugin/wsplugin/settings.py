@@ -56,6 +56,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     linger: float = 0
     at_limit: Literal["evict", "refuse"] = "evict"
     """What becomes of one connection too many: the oldest ends, or the new one is refused."""
+    exit_timeout: float | None = None
+    """From the end of stdin to the end of the session, at most; None for as long as it takes."""
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
@@ -90,6 +92,10 @@ def _some_seconds(value: Any) -> float:
     if not (seconds := _seconds(value)):
         raise ValueError("expected more than 0 seconds")
     return seconds
+
+
+def _some_seconds_or_none(value: Any) -> float | None:
+    return None if value is None else _some_seconds(value)
 
 
 def _flag(value: Any) -> bool:
@@ -201,5 +207,6 @@ CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "proxy": _proxy,
     "linger": _seconds,
     "at_limit": _at_limit,
+    "exit_timeout": _some_seconds_or_none,
 }
 """What brings each field to its one form, or says in words why it cannot be; by name."""

@@ -205,8 +205,10 @@ class Replay:
                 raise Mismatch(f"{name} has come, which is not expected")
             self._signals.append(name)
 
-        for name in expected | {"SIGINT", "SIGTERM"}:
-            if number := getattr(signal, name, None):
+        for name in expected | {"SIGINT", "SIGTERM", "SIGHUP"}:
+            number = getattr(signal, name, None)
+            # What the host has the plugin ignore, as under nohup, the plugin does not see either.
+            if number and (name in expected or signal.getsignal(number) is not signal.SIG_IGN):
                 signal.signal(number, take)
 
     def _await_signal(self, step: Signal) -> None:
