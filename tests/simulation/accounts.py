@@ -47,6 +47,19 @@ def check_messages(host: Host, network: Network, script: Script) -> None:
             raise Violation(f"{id}: the server received {server.fault}")
 
 
+def check_left(script: Script) -> None:
+    """See that the servers that the host has left behind have been told that the plugin ends.
+
+    Raises:
+        Violation: one has stayed and read on, and has not been.
+
+    """
+    for id, server in script.left:
+        stays = not (server.ended_alone or server.broke or server.peer.link.silent)
+        if stays and server.peer.reading and server.close_received is None:
+            raise Violation(f"{id}: the host has gone, and the server has not been told")
+
+
 def _check_told(
     id: str, messages: list[Content], server: Server, events: list[tuple[str, Any]]
 ) -> None:

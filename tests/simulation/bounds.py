@@ -19,6 +19,8 @@ GRACE: Final = 1.0
 """Seconds for ends that the plugin decides, and after both Close frames."""
 STOP: Final = 2.0
 """Seconds from a signal, or from the loss of the host, to the end."""
+LAST: Final = 0.3
+"""Seconds that the host has for the last lines when the exit timeout is over."""
 OVERTIME: Final = 1 / 8
 """By which part of its time something may end too late that progress prolongs."""
 
@@ -161,6 +163,8 @@ class Bounds:
         if life.ended_by_plugin < math.inf:
             start = life.ended_by_plugin
             self._at_most(life, now, start + GRACE, f"end by {payload['cause']}", start)
+        if now > self.exit_at + self._slack:  # whether the host is behind or not
+            raise Violation(f"{life.id}: {now - self.exit_at:g} s too late, at the exit timeout")
         if payload["cause"] == "limit":
             start = self._evicting
             self._at_most(life, now, start + GRACE, "eviction", start)
@@ -260,6 +264,29 @@ class Bounds:
         """
         if self.world.now > max(since, self.world.frozen_until) + STOP + self._slack:
             raise Violation(f"the end took {self.world.now - since:g} s from a signal")
+
+    @property
+    def exit_at(self) -> float:
+        """When the exit timeout is over, infinity if it does not run."""
+        seconds = self.settings.exit_timeout
+        ended_at = self.host.stdin.ended_at
+        # Whoever has been stopped may have learned of the end afterwards.
+        return math.inf if seconds is None else max(ended_at, self.world.frozen_until) + seconds
+
+    def expired(self) -> bool:
+        """Tell whether the exit timeout is over."""
+        seconds = self.settings.exit_timeout
+        return seconds is not None and self.world.now >= self.host.stdin.ended_at + seconds
+
+    def ended(self) -> None:
+        """See that the session has ended soon after the exit timeout.
+
+        Raises:
+            Violation: it has not.
+
+        """
+        if self.world.now > self.exit_at + LAST + self._slack:
+            raise Violation(f"the end came {self.world.now - self.exit_at:g} s after all were cut")
 
     def _at_most(self, life: Life, now: float, bound: float, what: str, since: float) -> None:
         if now > bound + self._slack and not self._behind(since):

@@ -31,8 +31,11 @@ class Stdin:
         self._last = 0.0
         self._loop: Any = None
         self._feed: Callable[[bytes], None]
+        self._on_end: Callable[[], None] | None = None
         self._watched = False
         self.closed = False
+        self.ended_at = math.inf
+        """When the end of the stream has come to the plugin's end."""
         self._descriptor = world.descriptor(self)
 
     # --- the host's end ---
@@ -56,6 +59,9 @@ class Stdin:
 
     def _end(self) -> None:
         self._ended = True
+        self.ended_at = self._world.now
+        if self._on_end is not None and not self.closed:
+            self._loop.call_soon_threadsafe(self._on_end)
 
     # --- the plugin's end ---
 
@@ -78,6 +84,10 @@ class Stdin:
         """Read on."""
         self._watched = True
         self._loop.add_reader(self._descriptor, self._read)
+
+    def watch_end(self, on_end: Callable[[], None]) -> None:
+        """Call back when the host has ended the stream."""
+        self._on_end = on_end
 
     def close(self) -> None:
         """Read no more."""
@@ -265,7 +275,7 @@ class Stdout:
 
     def hang_up(self) -> None:
         """Go away: nothing more is read, and the plugin can notice."""
-        self._world.note("host", "has gone")
+        self._world.note("host", "has hung up")
         self.gone = True
         if not self._closed:
             self._loop.call_soon_threadsafe(self._on_lost)

@@ -86,4 +86,5 @@ def draw_settings(draw: random.Random) -> Settings:
         block_private=draw.random() < 0.15,
         linger=draw.choice((0.0, 0.0, 0.0, 0.5, 3.0)),
         proxy=proxies.URL if draw.random() < 0.15 else "none",
+        exit_timeout=draw.choice((None, None, None, 0.1, 1.5, 4.0)),
     )

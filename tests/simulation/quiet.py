@@ -35,7 +35,7 @@ class Quiet:
 
     def check(self) -> None:
         """Look at everything."""
-        if self.session is None or self.host.stdout.gone:
+        if self.session is None or self.session._output.gone:
             return
         try:
             self._check()

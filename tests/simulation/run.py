@@ -47,6 +47,21 @@ class Errors(logging.Handler):
             self._world.fail(Violation(f"logged: {record.getMessage()}"))
 
 
+class Parent:
+    """The process that the plugin must not outlive (``wsplugin.parent.Parent``): the host's."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    def watch(self, loop: Loop, on_gone: Callable[[], None]) -> None:
+        """Call back when it has ended."""
+
+        def killed() -> None:
+            loop.call_soon_threadsafe(on_gone)
+
+        self._script.on_killed = killed
+
+
 class Run:
     """One run.
 
@@ -136,6 +151,7 @@ class Run:
             self.plan.settings, host.stdout, host.stdin.open(self.loop), dialer=self.network
         )
         session.record(host)  # type: ignore[arg-type]
+        session.watch(Parent(self.script))  # type: ignore[arg-type]
         self.quiet.session = session
 
         def stop() -> None:
@@ -173,7 +189,8 @@ class Run:
     def _finish(self, status: int) -> None:
         """Check what must hold afterwards."""
         self.bounds.stopped(min(self.script.stopped_at, self.script.gone_at))
-        gone = self.host.stdout.gone
+        self.bounds.ended()
+        gone = self.script.gone_at < math.inf
         # A loss in the very moment of the end need not be noticed.
         lost = max(self.script.gone_at, self.world.frozen_until)
         noticed = lost + self.plan.creep * 100 < self.world.now
@@ -192,9 +209,12 @@ class Run:
         if self.injection.happened and not self.errors.count:
             raise Violation("a fault of the plugin, and nothing is logged")
         if gone:
+            # After a stop of the process all times of what was going on are over.
+            if not self.injection.happened and self.world.frozen_until < self.script.gone_at:
+                accounts.check_left(self.script)
             return
         accounts.check_memory(self.quiet.session)
-        if self.script.stopped_at == math.inf:
+        if self.script.stopped_at == math.inf and not self.bounds.expired():
             if self.host.missing:
                 raise Violation(f"{self.host.missing} bytes did not reach the host")
         else:

@@ -10,6 +10,7 @@ import msgspec
 from simulation import proxies
 from simulation.host import Host
 from simulation.network import FIRST_PORT, Network, Place, draw_place
+from simulation.servers import Server
 from simulation.world import World
 from wsplugin.settings import Settings
 
@@ -77,8 +78,12 @@ class Script:
         """When a signal was given."""
         self.gone_at = math.inf
         """When the host went."""
+        self.left: list[tuple[str, Server]] = []
+        """The open connections that were well when it went."""
         self.on_stop: Callable[[], None] = lambda: None
         """Called to give a signal."""
+        self.on_killed: Callable[[], None] = lambda: None
+        """Called when the host's process has ended."""
         self._requests = 0
 
     def start(self) -> None:
@@ -112,7 +117,7 @@ class Script:
             if draw.random() < 0.06:
                 yield from self._mishap()
         yield draw.choice((0.0, 0.01, 1.0, 6.0))
-        yield from draw.choice((self._end, self._end, self._end, self._end, self.stop, self.go))()
+        yield from draw.choice((*[self._end] * 8, *[self.stop, self.go] * 2, *[self.die] * 3))()
 
     def _mishap(self) -> Iterator[float]:
         """Something that happens to the host or to its machine."""
@@ -136,7 +141,7 @@ class Script:
         self.host.stdin.end()
         if self.random.random() < 0.15:
             yield self.random.choice((0.0, 0.3, 2.0))
-            yield from self.random.choice((self.stop, self.go))()
+            yield from self.random.choice((self.stop, self.go, self.die))()
 
     def _last_words(self) -> None:
         """Write a last line without LF."""
@@ -150,10 +155,23 @@ class Script:
         yield 0.0
 
     def go(self) -> Iterator[float]:
-        """Go away."""
-        self.gone_at = self.world.now
+        """Hang up."""
+        self._leave()
         self.host.stdout.hang_up()
         yield 0.0
+
+    def die(self) -> Iterator[float]:
+        """Be killed, while somebody else holds the pipes and does nothing with them."""
+        self.world.note("host", "is killed")
+        self._leave()
+        self.host.stdout.reading = False
+        self.on_killed()
+        yield 0.0
+
+    def _leave(self) -> None:
+        self.gone_at = self.world.now
+        served = ((f"ws-{port - FIRST_PORT + 1}", server) for port, server in self.network.served())
+        self.left = [(id, server) for id, server in served if id in self._open() and server.well]
 
     # --- requests ---
 

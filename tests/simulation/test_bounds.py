@@ -279,6 +279,59 @@ def test_the_loss_of_the_host_takes_a_second() -> None:
     assert play(steps).ended_at == pytest.approx(2.0, abs=EXACTLY)
 
 
+def test_the_end_of_the_host_s_process_takes_a_second() -> None:
+    """Nobody hangs up, and nobody reads what the plugin has to say."""
+
+    def steps(script: Script) -> Iterator[float]:
+        script.create_at(place(life=behaviours.flood))
+        script.create_at(place())
+        yield 1.0
+        for _ in range(300):
+            script.write("plugin-describe")
+        yield from script.die()
+
+    run = play(steps)
+    assert run.ended_at == pytest.approx(2.0, abs=EXACTLY)
+    served = [server for servers in run.network.servers.values() for server in servers]
+    assert [bool(server.close_received) for server in served] == [True, True]
+
+
+@pytest.mark.parametrize("linger", [0.0, 60.0])
+def test_the_exit_timeout_cuts_whatever_is_left(linger: float) -> None:
+    """Servers that are silent, in an opening and in a closing handshake, and one that is open."""
+
+    def steps(script: Script) -> Iterator[float]:
+        script.create_at(place(behaviours.silence), timeout=60_000)
+        script.create_at(place())
+        script.create_at(place())
+        yield 1.0
+        script.write("websocket-close", {"id": "ws-2"})
+        end(script)
+
+    run = play(steps, linger=linger, exit_timeout=2.0, max_connections=3)
+    for id in ("ws-1", "ws-2", "ws-3"):
+        assert when(run, id, "close") == pytest.approx(3.0, abs=EXACTLY)
+        assert why(run, id) == (1006, "shutdown")
+    assert run.ended_at == pytest.approx(3.0, abs=EXACTLY)
+
+
+def test_at_the_exit_timeout_the_host_has_a_moment_to_read() -> None:
+    """And does not use it."""
+
+    def steps(script: Script) -> Iterator[float]:
+        script.create_at(place(life=behaviours.flood))
+        script.host.stdout.pause()
+        yield 1.0
+        for _ in range(300):
+            script.write("plugin-describe")
+        end(script)
+
+    run = play(steps, exit_timeout=2.0)
+    assert run.host.missing
+    assert when(run, "ws-1", "close") == pytest.approx(3.0, abs=EXACTLY)
+    assert run.ended_at == pytest.approx(3.3, abs=EXACTLY)
+
+
 def test_the_end_of_stdin_waits_for_what_was_asked_for() -> None:
     """One opens, with a message and a close behind it; another does not."""
 

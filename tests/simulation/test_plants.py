@@ -43,6 +43,17 @@ PLANTS = {
         "            pass",
     ),
     "be a moment late": replace("connection.py", "GRACE: Final = 1.0", "GRACE: Final = 1.001"),
+    "be late at the exit timeout": replace(
+        "session.py", "LAST_FLUSH_TIMEOUT = 0.3", "LAST_FLUSH_TIMEOUT = 0.4"
+    ),
+    "overlook an end of stdin that is not read": replace(
+        "session.py", "self._input.watch_end(self._stdin_ended)", "pass"
+    ),
+    "leave without a word": replace(
+        "manager.py",
+        "            connection.end(SHUTDOWN, GRACE, at_once=True)",
+        "            connection.cut(SHUTDOWN)",
+    ),
 }
 
 

@@ -31,6 +31,7 @@ def test_everything_happens() -> None:
     causes: Counter[tuple[str, bool]] = Counter()
     seen: Counter[str] = Counter()
     behind = 0
+    ends: Counter[str] = Counter()
     for seed in range(1000, 1200):
         run = play(seed)
         behind += run.host.stdout.held_at > 0
@@ -45,6 +46,11 @@ def test_everything_happens() -> None:
         seen["answered"] += sum(map(len, run.script.done.values()))
         seen["refused after waiting"] += sum(map(len, run.script.waited.values()))
         seen["fault"] += run.injection.happened
+        ends["told after the host has gone"] += len(run.script.left)
+        ends["exit timeout"] += run.bounds.exit_at <= run.world.now
+        ends["exit timeout, not all read"] += run.bounds.exit_at <= run.world.now and (
+            run.host.stdin.ended_at < run.host.stdout.held_at
+        )
     assert set(causes) >= {
         *((cause, True) for cause in ("host", "server", "limit", "background", "shutdown")),
         *((cause, False) for cause in ("host", "limit", "background", "shutdown", "failure")),
@@ -62,6 +68,7 @@ def test_everything_happens() -> None:
     }
     assert min(seen[name] for name in ("open", "answered", "message")) > 100
     assert min(seen["fault"], seen["refused after waiting"], behind) > 5
+    assert min(ends.values()) > 1, ends
 
 
 DIGESTS = """
