@@ -296,13 +296,14 @@ def test_wrong_arguments(arguments: list[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no other process can send it")
-def test_a_signal_that_is_not_in_the_recording(file: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_that_is_not_in_the_recording(name: str, file: Path) -> None:
     file.write_text("< 1\n> 1\n", encoding="utf-8")
     with replaying(file) as plugin:
         assert plugin.read() == 1
-        plugin.process.send_signal(signal.SIGTERM)
+        plugin.process.send_signal(signal.Signals[name])
         assert plugin.wait() == 1
-    assert b"SIGTERM has come, which is not expected" in plugin.stderr
+    assert f"{name} has come, which is not expected".encode() in plugin.stderr
 
 
 # --- recordings -------------------------------------------------------------------------------
