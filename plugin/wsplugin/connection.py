@@ -274,22 +274,6 @@ class Connection:
         if self._deadline.bring_forward(self._loop.time(), seconds):
             self._set_deadline_timer()
 
-    @_netted
-    def cut(self, ending: Ending) -> None:
-        """Cut the connection at once, without a Close frame: what has not been told is dropped.
-
-        An end that has been decided before stays as it was, but comes now.
-        """
-        if self.state is State.CLOSED:
-            return
-        self._ending = self._ending or ending
-        self._cut = self._cut or f"cut by the {ending.cause}"
-        if self.state < State.OPEN:
-            self._abort_opening(self._cut)
-        elif self._wire is not None:
-            self._deadline.set(self._loop.time(), 0)
-            self._wire.abort()
-
     def pause(self) -> None:
         """Read no more from the server."""
         raise NotImplementedError

@@ -62,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 BACKGROUND: Final = Ending(1001, "application entered background", "background")
 SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
+CUT: Final = Ending(1006, "cut by the host", "host")
 EXPIRED: Final = Ending(1001, "it was still there at the exit timeout", "shutdown")
 
 
@@ -214,7 +215,7 @@ class Manager:
         if connection is None:
             return
         if payload.timeout == 0:
-            connection.cut(Ending(code, reason, "host"))
+            connection.cut(CUT)
             return
         if not connection.ending:
             connection.end(Ending(code, reason, "host"))
@@ -359,7 +360,7 @@ class Manager:
     def cut(self) -> None:
         """End all connections at once, and refuse all further requests."""
         self._ending = self._stopped = True
-        for connection in self._places:
+        for connection in self._of(UNSET):
             connection.cut(EXPIRED)
         self._check_idle()
 

@@ -1,0 +1,1 @@
+"""The plugin with servers and proxies that others wrote. See README.md beside this file."""

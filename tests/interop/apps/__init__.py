@@ -1,0 +1,1 @@
+"""Echo servers, each a program that understands the words of :mod:`interop.apps.words`."""
