@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 BACKGROUND: Final = Ending(1001, "application entered background", "background")
 SHUTDOWN: Final = Ending(1001, "plugin shutting down", "shutdown")
 CUT: Final = Ending(1006, "cut by the host", "host")
-EXPIRED: Final = Ending(1001, "it was still there at the exit timeout", "shutdown")
+EXPIRED: Final = Ending(1006, "it was still there at the exit timeout", "shutdown")
 
 
 class Manager:
