@@ -46,6 +46,8 @@ Lines out are compared as JSON values. What truly varies is written as a placeho
     Inside a string: any text there. What is between the brackets is an example for readers, and
     what someone standing in for the plugin writes. A string that does have brackets is written
     whole as ``"<=string>"``.
+``"<number>"``
+    In place of a value: any number.
 ``"<more>": ""``
     As a member of an object: any members beyond those written are allowed.
 ``<NAME>``
