@@ -149,9 +149,9 @@ def test_transcript_of_release_1_0(
 
 def test_what_1_0_had_is_compared() -> None:
     """Members that are new are passed over wherever they stand, and all others kept."""
-    facts = {"headers": {"x-new": "1"}}
-    event = {"id": "ws-1", "name": "open"}
-    old = {"event": "websocket-event", "payload": {**event, "payload": facts}}
+    facts: dict[str, Any] = {"headers": {"x-new": "1"}}
+    event: dict[str, Any] = {"id": "ws-1", "name": "open"}
+    old: dict[str, Any] = {"event": "websocket-event", "payload": {**event, "payload": facts}}
     new = {
         **old,
         "app": "shop",
