@@ -60,6 +60,7 @@ LIBRARIES = {
         "network.compression",
         "network.exchange",
         "network.frames",
+        "network.heartbeat",
         "network.opening",
         "network.response",
         "network.socks",

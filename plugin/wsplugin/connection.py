@@ -4,7 +4,6 @@ How bytes travel is the business of ``network/``, which is imported with the fir
 """
 
 import asyncio
-import collections
 import contextlib
 import enum
 import functools
@@ -13,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol
 
 from wsplugin.connecting import Connecting
-from wsplugin.deadline import MOMENT, Deadline
-from wsplugin.encoding import MessageEncoder, encode, encode_done, encode_event
+from wsplugin.countdown import Countdown
+from wsplugin.encoding import MessageEncoder, encode, encode_event
 from wsplugin.log import fault
 from wsplugin.messages import (
     ConnectionErrorCode,
@@ -23,15 +22,16 @@ from wsplugin.messages import (
     OpenPayload,
     RequestError,
 )
-from wsplugin.network.outbox import Queue, Waiting
-from wsplugin.outcome import FAULT, Ending, decide, encode_not_open, not_open
+from wsplugin.outcome import FAULT, Ending, decide, encode_not_open, not_open, not_open_yet
 from wsplugin.output import Output
 from wsplugin.policy import Target
 from wsplugin.requests import NewConnection
-from wsplugin.settings import Settings
+from wsplugin.sending import Sending
+from wsplugin.settings import PING_TIMEOUT, Settings
 from wsplugin.turns import Turns
 
 if TYPE_CHECKING:
+    from wsplugin.network.keepalive import Answered
     from wsplugin.network.opening import Dialer
     from wsplugin.network.wire import Wire
 
@@ -121,16 +121,14 @@ class Connection:
         """When the request was read, in the event loop's time."""
         self._connecting: Connecting | None = None
         self._wire: Wire | None = None
-        self._queue = Queue(owner.settings.max_send_buffer)
-        # Requests whose message has been written but not yet taken by the operating system.
-        self._unanswered: collections.deque[Id] = collections.deque()
+        self._sending = Sending(owner.settings.max_send_buffer, owner.output)
+        self._paused = False
         self._size = len(encode(options))  # headers may be as long as a line
         self._ending: Ending | None = None
         self._failure: ErrorPayload | None = None
         # Why a connection that was ended on purpose has not completed its closing handshake.
         self._cut: str | None = None
-        self._deadline = Deadline()
-        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._countdown = Countdown(self._looked, self._overdue, self.faulted)
 
     @property
     def ending(self) -> bool:
@@ -140,12 +138,12 @@ class Connection:
     @property
     def held(self) -> int:
         """About how many bytes it takes while it waits for a place."""
-        return self._size + self._queue.held
+        return self._size + self._sending.held
 
     @property
     def deadline(self) -> float:
         """When the connection will be cut, in the event loop's time; infinite if that is open."""
-        return self._deadline.when
+        return self._countdown.when
 
     def _enter(self, state: State) -> None:
         assert state in MAY_BECOME[self.state], f"{self.state.name} to {state.name}"
@@ -171,31 +169,56 @@ class Connection:
             RequestError: ``not-open`` or ``buffer-full``; nothing has been sent.
 
         """
-        if self.ending:
+        wire = self._wire
+        if self.ending or (wire is not None and wire.is_lost):
             raise not_open(self.id)
         try:
-            wire, queue, size = self._wire, self._queue, len(payload)
-            behind = wire.waiting if wire is not None else 0
-            if (behind or queue.messages) and not queue.has_room(size, behind):
-                if wire is not None:
-                    # What waits for the rest of its batch does not wait for the server.
-                    wire.flush()
-                    behind = wire.waiting
-                if not queue.has_room(size, behind):
-                    waiting = queue.size + behind
-                    raise RequestError(
-                        "buffer-full", f"{waiting} bytes are waiting (--max-send-buffer)"
-                    )
-            if wire is None or queue.messages or wire.paused:
-                queue.push(Waiting(id, opcode, payload))
-            else:
-                self._write(wire, id, opcode, payload)
+            self._sending.send(wire, id, opcode, payload)
         except RequestError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on
-            # It gets its answer with the others that wait for one.
-            self._unanswered.append(id)
+            self._sending.owe(id)
             self.faulted(exc)
+
+    def ping(self, id: Id, timeout: int | None) -> None:
+        """Send a Ping before the messages that wait; the request is answered with its Pong.
+
+        Args:
+            id: the request's.
+            timeout: in milliseconds; None for ``--ping-timeout``, or its default if that is 0.
+
+        Raises:
+            RequestError: ``not-open`` or ``buffer-full``; nothing has been sent.
+
+        """
+        wire = self._wire
+        if self.state < State.OPEN and not self.ending:
+            raise not_open_yet(self.id)
+        if self.ending or wire is None or wire.is_lost:
+            raise not_open(self.id)
+        seconds = timeout / 1000 if timeout else self.settings.ping_timeout or PING_TIMEOUT
+        try:
+            self._sending.ping(wire, id, seconds)
+        except RequestError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the others go on
+            self._sending.owe(id)
+            self.faulted(exc)
+
+    @_netted
+    def pause(self) -> None:
+        """Let no message be told until :meth:`unpause`, or until the end is decided."""
+        if not self.ending:
+            self._paused = True
+            if self._wire is not None:
+                self._wire.pause()
+
+    @_netted
+    def unpause(self) -> None:
+        """Let messages be told again."""
+        self._paused = False
+        if self._wire is not None:
+            self._wire.unpause()
 
     def flush(self) -> None:
         """Write the messages that :meth:`send` has batched."""
@@ -221,7 +244,8 @@ class Connection:
         if self._ending is None:
             self._ending = ending
             logger.debug("%s: ends (%s)", self.id, ending.cause)
-        if self.state < State.OPEN and (at_once or not self._queue.messages):
+        self.unpause()
+        if self.state < State.OPEN and (at_once or not self._sending.waits):
             self._abort_opening(
                 ending.reason
                 if ending.cause != "host"
@@ -238,6 +262,7 @@ class Connection:
     @_netted
     def end_when_open(self, ending: Ending) -> None:
         """End the connection once its opening handshake is done and its messages are sent."""
+        self.unpause()
         if self.state >= State.OPEN:
             self.end(ending)
         else:
@@ -246,8 +271,8 @@ class Connection:
     @_netted
     def cut_off(self, grace: float) -> None:
         """Cut the connection after `grace` seconds, unless that has been set to be sooner."""
-        if self.state is not State.CLOSED and self._deadline.set(self._loop.time(), grace):
-            self._set_deadline_timer()
+        if self.state is not State.CLOSED:
+            self._countdown.set(grace)
 
     @_netted
     def cut(self, ending: Ending) -> None:
@@ -264,33 +289,12 @@ class Connection:
 
     def _be_patient(self) -> None:
         """Cut the connection when the server has taken nothing for the close timeout."""
-        taken = self._wire.taken if self._wire else 0
-        if self._deadline.set_patient(self._loop.time(), self.settings.close_timeout, taken):
-            self._set_deadline_timer()
+        self._countdown.set_patient(self.settings.close_timeout)
 
     @_netted
     def hurry(self, seconds: float) -> None:
         """Give a connection that ends no more than so many seconds without progress."""
-        if self._deadline.bring_forward(self._loop.time(), seconds):
-            self._set_deadline_timer()
-
-    def pause(self) -> None:
-        """Read no more from the server."""
-        raise NotImplementedError
-
-    def unpause(self) -> None:
-        """Read on from the server."""
-        raise NotImplementedError
-
-    def ping(self, id: Id, timeout: int | None) -> None:
-        """Ask for a sign of life."""
-        raise NotImplementedError
-
-    def _set_deadline_timer(self) -> None:
-        if self._deadline_timer:
-            self._deadline_timer.cancel()
-        when = self._deadline.next_look(self._loop.time())
-        self._deadline_timer = self._loop.call_at(when, self._look)
+        self._countdown.bring_forward(seconds)
 
     @property
     def is_behind(self) -> bool:
@@ -312,22 +316,25 @@ class Connection:
     def opened(self, wire: "Wire", facts: OpenPayload) -> None:
         """The server has accepted the opening handshake."""
         self._enter(State.OPEN)
-        self._wire = wire
+        self._wire = self._countdown.wire = wire
         if self._connecting is not None:
             self._connecting.stop_timing()
         logger.info("%s: open", self.id)
         self.output.write(encode_event(self.id, self.app, facts))
+        if self._paused:
+            wire.pause()
         if self._ending:
-            self._deadline.count_from(wire.taken)
+            self._countdown.count_from_here()
             self._be_patient()
         self._pump()
 
+    def ponged(self, answered: "Answered") -> None:
+        """A Ping has been answered; it may be one of the connection's own."""
+        self._sending.ponged(answered)
+
     def writable(self) -> None:
         """The server has read on."""
-        while self._unanswered:
-            # One by one: each of those that are left is answered, should this one raise.
-            self._answer(self._unanswered[0])
-            self._unanswered.popleft()
+        self._sending.taken()
         if self.state is State.OPEN:
             self._pump()
         else:
@@ -414,33 +421,19 @@ class Connection:
 
     def _abort_opening(self, why: str) -> None:
         self._cut = self._cut or why
-        self._deadline.set(self._loop.time(), 0)
+        self._countdown.expire()
         if self._connecting is not None:
             self._connecting.call_off()
         else:
             self._finish()
 
     @_netted
-    def _look(self) -> None:
-        """See what the server has taken meanwhile, and whether its time is over."""
-        now = self._loop.time()
+    def _looked(self) -> None:
         if self._wire is not None:
-            self._deadline.look(now, self._wire.taken)
             self._see_off()  # over TLS nobody else tells that our Close frame has left
-        if now < self.deadline:
-            self._set_deadline_timer()
-        else:
-            # After a stop of the process all times are over: what has arrived is read first. Not
-            # by call_soon(), which would come before the next look at the sockets.
-            until = self._deadline.reading_until(now)
-            self._deadline_timer = self._loop.call_later(0, self._overdue, until)
 
     @_netted
-    def _overdue(self, reading_until: float) -> None:
-        if self._wire is not None and self._wire.reads_on() and self._loop.time() < reading_until:
-            self._deadline_timer = self._loop.call_later(MOMENT, self._overdue, reading_until)
-            return
-        seconds = self._deadline.seconds
+    def _overdue(self, seconds: float) -> None:
         self._cut = self._cut or f"the closing handshake took longer than {seconds:g} seconds"
         if self.state < State.OPEN:
             self._abort_opening(self._cut)
@@ -451,29 +444,10 @@ class Connection:
         """Write what waits as far as the server takes it, then the Close frame if one waits."""
         wire = self._wire
         assert wire
-        while self._queue.messages and not wire.paused:
-            message = self._queue.pop()
-            try:
-                self._write(wire, message.request, message.opcode, message.payload)
-            except Exception:
-                # It has its answer with the others that wait for one.
-                self._unanswered.append(message.request)
-                raise
-        wire.flush()
-        if self._ending and not self._queue.messages:
+        self._sending.pump(wire)
+        if self._ending and not self._sending.waits:
             self._enter(State.CLOSING)
             wire.close(self._ending.code, self._ending.reason)
-
-    def _write(self, wire: "Wire", id: Id, opcode: int, payload: bytes | bytearray) -> None:
-        wire.send(opcode, payload)
-        if wire.paused:
-            self._unanswered.append(id)
-        else:
-            self._answer(id)
-
-    def _answer(self, id: Id) -> None:
-        if id is not None:
-            self.output.write(encode_done(id))
 
     # --- the end ---
 
@@ -481,8 +455,7 @@ class Connection:
         """Write the last lines of this connection and give back its place."""
         outcome = decide(self._failure, self._ending, self._cut, self._wire)
         self._enter(State.CLOSED)
-        if self._deadline_timer:
-            self._deadline_timer.cancel()
+        self._countdown.cancel()
         close = outcome.close
         # Words of the server's or the app's stay out of the log.
         ours = close.code == 1006 or close.cause not in ("host", "server")
@@ -495,14 +468,13 @@ class Connection:
             last.callback(self.output.insist, encode_event, self.id, self.app, close)
             if outcome.error is not None:
                 last.callback(self.output.insist, encode_event, self.id, self.app, outcome.error)
-            for id in (*self._unanswered, *self._queue.clear()):
+            for id in self._sending.give_up():
                 self.output.insist(encode_not_open, self.id, id)
 
     def _release(self) -> None:
         # Connection, wire and task refer to each other: without this a few hundred KiB of buffers
         # and compression would wait for the garbage collector, with each of them.
         wire, self._wire = self._wire, None
-        self._unanswered.clear()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.release()

@@ -344,6 +344,8 @@ class Manager:
 
     def linger(self, seconds: float) -> None:
         """As :meth:`finish`, in so many seconds or as soon as the servers have closed all."""
+        for connection in self._of(UNSET):
+            connection.unpause()
         if seconds > 0 and self._connections:
             self._ending = True
             self._lingering = asyncio.get_running_loop().call_later(seconds, self.finish)

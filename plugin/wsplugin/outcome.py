@@ -75,6 +75,11 @@ def not_open(id: str) -> RequestError:
     return RequestError("not-open", f"{id} is closing or closed")
 
 
+def not_open_yet(id: str) -> RequestError:
+    """Say that a connection cannot be pinged before its opening handshake is done."""
+    return RequestError("not-open", f"{id} is not open yet")
+
+
 def encode_not_open(connection: str, request: Id) -> bytes:
     """Encode the answer to a message that has not been sent."""
     return encode_error(not_open(connection), request)

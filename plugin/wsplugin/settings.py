@@ -20,6 +20,7 @@ MIB: Final = 2**20
 
 # plugin-describe tells the limits, and JavaScript reads no larger number exactly.
 MOST: Final = 2**53 - 1
+PING_TIMEOUT: Final = 20
 LONGEST: Final = 1_000_000_000
 
 
@@ -35,7 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     open_timeout: float = 10
     close_timeout: float = 10
     ping_interval: float = 20
-    ping_timeout: float = 20
+    ping_timeout: float = PING_TIMEOUT
     max_message_size: int = 16 * MIB
     max_line: int = 64 * MIB
     max_send_buffer: int = 16 * MIB

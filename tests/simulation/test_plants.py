@@ -12,8 +12,8 @@ SEEDS = "--runs=1000"
 PLANTS = {
     "lose a wake-up": replace(
         "connection.py",
-        "            self._unanswered.popleft()\n        if self.state is State.OPEN:\n",
-        "            self._unanswered.popleft()\n        if False:\n",
+        "        self._sending.taken()\n        if self.state is State.OPEN:\n",
+        "        self._sending.taken()\n        if False:\n",
     ),
     "take bytes twice": replace(
         "network/frames.py",
@@ -22,13 +22,13 @@ PLANTS = {
     ),
     "forget a timer": replace(
         "connection.py",
-        "            self._deadline_timer.cancel()\n        close",
-        "            pass\n        close",
+        "        self._countdown.cancel()\n        close",
+        "        close",
     ),
     "answer twice": replace(
-        "connection.py",
-        "            self._answer(self._unanswered[0])\n",
-        "            self._answer(self._unanswered[0])\n" * 2,
+        "sending.py",
+        "            self._answer(self._written[0])\n",
+        "            self._answer(self._written[0])\n" * 2,
     ),
     "keep a place": replace(
         "places.py",

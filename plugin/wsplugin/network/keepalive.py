@@ -42,13 +42,36 @@ class Act(enum.Enum):
     """The server is dead."""
 
 
+class Answered(Struct, frozen=True):
+    """A Ping that has been answered, and the seconds that its Pong took."""
+
+    payload: bytes
+    seconds: float
+
+
+class Awaited(Struct):
+    """A Ping on its way."""
+
+    payload: bytes
+    timeout: float
+    over: float
+    """When its time is over."""
+    sent: float
+    """When it was handed to the operating system; until then, when it was last seen waiting."""
+    before: float
+    """What :attr:`Progress.taken` will be when all before it has been taken."""
+    behind: float
+    """The same with the Ping."""
+    has_left: bool = False
+
+
 class Keepalive:
-    """Keepalive of one open connection; times in seconds.
+    """Pings of one open connection, its own and those that the host asks for; times in seconds.
 
     Args:
         interval: from a Pong to the next Ping.
         timeout: from the last sign of life to the end, once a Ping has been sent. Either of them as
-            0 turns pings off.
+            0 turns the connection's own pings off.
         now: when the connection opened.
 
     """
@@ -56,57 +79,78 @@ class Keepalive:
     def __init__(self, interval: float, timeout: float, now: float) -> None:
         self._interval = interval
         self._timeout = timeout
-        # The next Ping, or the end of the time of the one that is awaited.
+        # When the connection's own next Ping goes, if none of them is awaited.
         self._next = now + interval if interval and timeout else math.inf
-        self._awaited: bytes | None = None
+        self._own: bytes | None = None
+        # The earliest first: a Pong answers all before it, too (RFC 6455 section 5.5.3).
+        self._awaited: dict[bytes, Awaited] = {}
         self._look = math.inf
         self._seen = Progress()
-        # What the server takes between these two is the Ping itself.
-        self._before = self._behind = 0
         self._held = False
+        self._stopped = False
         self._read_first = True
+
+    @property
+    def awaits(self) -> bool:
+        """Whether a Pong is awaited."""
+        return bool(self._awaited)
 
     @property
     def due(self) -> float:
         """When :meth:`act` has something to say; infinite if it never has."""
-        if self._awaited is None:
-            return self._next
+        if self._stopped:
+            return math.inf
+        due = self._next if self._own is None else math.inf
         # A stopped host is not a dead server: what it has answered may not have been read.
-        return math.inf if self._held else min(self._next, self._look)
+        return due if self._held or not self._awaited else min(due, self._over, self._look)
+
+    @property
+    def _over(self) -> float:
+        return min(ping.over for ping in self._awaited.values())
 
     def act(self, now: float, progress: Progress) -> Act:
         """Say what is to be done, as far as the server has come by now."""
         if now < self.due:
             return Act.NOTHING
-        if self._awaited is None:
-            return Act.PING
-        if self._is_life(progress):
-            self._start_anew(now)
-        self._seen = progress
-        self._look = now + look_after(self._timeout)
-        if now < self._next:
-            return Act.NOTHING
-        if self._read_first:
-            self._read_first = False
-            return Act.READ_FIRST
-        return Act.GIVE_UP
+        if self._awaited and not self._held:
+            if self._is_life(progress):
+                self._start_anew(now)
+            self._seen = progress
+            self._set_look(now)
+            if now >= self._over:
+                if self._read_first:
+                    self._read_first = False
+                    return Act.READ_FIRST
+                return Act.GIVE_UP
+        return Act.PING if self._own is None and now >= self._next else Act.NOTHING
 
     def _is_life(self, progress: Progress) -> bool:
-        """Tell progress from the system's word that the Ping itself has arrived."""
-        old, new = self._seen.taken, progress.taken
-        return (
-            progress.received > self._seen.received
-            or min(new, self._before) > min(old, self._before)
-            or new > max(old, self._behind)
-        )
+        """Tell progress from the system's word that Pings themselves have arrived."""
+        return progress.received > self._seen.received or self._without_pings(
+            progress.taken
+        ) > self._without_pings(self._seen.taken)
+
+    def _without_pings(self, taken: float) -> float:
+        pings = self._awaited.values()
+        return taken - sum(min(max(taken - p.before, 0), p.behind - p.before) for p in pings)
 
     def _start_anew(self, now: float) -> None:
-        self._next = now + self._timeout
-        self._look = now + look_after(self._timeout)
+        for ping in self._awaited.values():
+            ping.over = now + ping.timeout
+        self._set_look(now)
         self._read_first = True
 
+    def _set_look(self, now: float) -> None:
+        self._look = now + look_after(min(ping.timeout for ping in self._awaited.values()))
+
     def pinged(
-        self, payload: bytes, now: float, progress: Progress, before: int, behind: int
+        self,
+        payload: bytes,
+        now: float,
+        progress: Progress,
+        before: float,
+        behind: float,
+        timeout: float | None = None,
     ) -> None:
         """A Ping is on its way.
 
@@ -116,18 +160,39 @@ class Keepalive:
             progress: how far the server has come.
             before: what :attr:`Progress.taken` will be when all before the Ping has been taken.
             behind: the same with the Ping.
+            timeout: its time, if it is one of the host's.
 
         """
-        self._awaited = payload
+        if timeout is None:
+            self._own = payload
+            timeout = self._timeout
+        if self._awaited and self._is_life(progress):
+            self._start_anew(now)
+        self._awaited[payload] = Awaited(payload, timeout, now + timeout, now, before, behind)
         self._seen = progress
-        self._before, self._behind = before, behind
-        self._start_anew(now)
+        self._set_look(now)
+        self._read_first = True
 
-    def ponged(self, payload: bytes, now: float) -> None:
-        """A Pong has come; it may answer no Ping of ours (RFC 6455 section 5.5.3)."""
-        if self._awaited is not None and payload == self._awaited:
-            self._awaited = None
-            self._next = now + self._interval
+    def left(self, now: float) -> None:
+        """All Pings so far have been handed to the operating system."""
+        for ping in self._awaited.values():
+            if not ping.has_left:
+                ping.has_left, ping.sent = True, now
+
+    def ponged(self, payload: bytes, now: float) -> list[Answered]:
+        """A Pong has come; return which Pings it answers, if any (RFC 6455 section 5.5.3)."""
+        answered: list[Answered] = []
+        if payload not in self._awaited:
+            return answered
+        for ping in list(self._awaited.values()):
+            del self._awaited[ping.payload]
+            answered.append(Answered(ping.payload, now - ping.sent))
+            if ping.payload == self._own:
+                self._own = None
+                self._next = now + self._interval
+            if ping.payload == payload:
+                break
+        return answered
 
     def hold(self) -> None:
         """Nothing is read from the server for now."""
@@ -137,10 +202,9 @@ class Keepalive:
         """The server is read from again."""
         if self._held:
             self._held = False
-            if self._awaited is not None:
+            if self._awaited:
                 self._start_anew(now)
 
     def stop(self) -> None:
-        """Send no more, and time nothing any more."""
-        self._awaited = None
-        self._next = math.inf
+        """Send no more, and time nothing any more; Pongs that come still answer their Pings."""
+        self._stopped = True

@@ -31,11 +31,12 @@ from wsplugin.messages import ErrorPayload, OpenPayload
 from wsplugin.network import addresses, names, proxies
 from wsplugin.network.compression import DeflateFactory
 from wsplugin.network.exchange import EndOfStream, Exchange
+from wsplugin.network.listener import Listener
 from wsplugin.network.milestones import Milestones
 from wsplugin.network.names import Address
 from wsplugin.network.proxy_url import InvalidProxy
 from wsplugin.network.response import SWITCHING_PROTOCOLS, BadResponse, fields
-from wsplugin.network.wire import Listener, Wire
+from wsplugin.network.wire import Wire
 from wsplugin.policy import (
     Target,
     client_cert_for,

@@ -15,13 +15,15 @@ class Reading(enum.Enum):
     """They wait, partly in the inbox, since the host is behind: :meth:`Wire.resume` goes on."""
     YIELDING = enum.auto()
     """They wait until others have had their turn, which is scheduled."""
+    PAUSED = enum.auto()
+    """They wait, since the host has said so: :meth:`Wire.unpause` goes on."""
     OVER = enum.auto()
     """They are dropped: after the server's Close frame, a failure, or the cut."""
 
     @property
     def is_held(self) -> bool:
         """Whether what has come waits to be taken."""
-        return self in (Reading.BEHIND, Reading.YIELDING)
+        return self in (Reading.BEHIND, Reading.YIELDING, Reading.PAUSED)
 
 
 class Loss(Struct, frozen=True):

@@ -8,23 +8,24 @@ import asyncio
 import contextlib
 import logging
 import os
-from typing import Final, Protocol
+from typing import Final
 
 from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
 
 from wsplugin.log import fault
-from wsplugin.messages import NO_CODE, App, ConnectionErrorCode
-from wsplugin.network.frames import ALL, Frames, MessageSink, Taken, Violation, frame
+from wsplugin.messages import NO_CODE
+from wsplugin.network.frames import ALL, Frames, Taken, Violation, frame
+from wsplugin.network.heartbeat import Heartbeat
 from wsplugin.network.inbox import Inbox
-from wsplugin.network.keepalive import Act, Keepalive
+from wsplugin.network.keepalive import Keepalive
+from wsplugin.network.listener import Listener
 from wsplugin.network.outbox import Pieces
 from wsplugin.network.progress import Meter
 from wsplugin.network.reading import Loss, Reading
 from wsplugin.outcome import Closing
-from wsplugin.output import BATCH, Output
-from wsplugin.settings import Settings
-from wsplugin.turns import TURN, Turns
+from wsplugin.output import BATCH
+from wsplugin.turns import TURN
 
 logger = logging.getLogger(__name__)
 
@@ -32,36 +33,6 @@ WRITE_HIGH_WATER: Final = 65_536
 ON: Final = Reading.ON  # an attribute of an enumeration costs more than a name
 # What OpenSSL may have deciphered and not handed out: a record (RFC 8446 section 5.1).
 TLS_RECORD: Final = 16_384
-
-
-class Listener(Protocol):
-    """What a wire needs of its connection, and tells it; always on the event loop."""
-
-    id: str
-    app: App
-    settings: Settings
-    output: Output
-    turns: Turns
-    turn: int
-
-    @property
-    def encoder(self) -> MessageSink:
-        """What encodes its messages."""
-
-    def writable(self) -> None:
-        """The server has read on: what was handed on has been taken, and more may be."""
-
-    def server_closing(self) -> None:
-        """Both Close frames are on their way, the server's first or in answer to ours."""
-
-    def failed(self, code: ConnectionErrorCode, message: str) -> None:
-        """The connection has failed; the wire has sent its Close frame and listens no more."""
-
-    def lost(self, why: str) -> None:
-        """The TCP connection is down, and everything received before has been told."""
-
-    def faulted(self, exc: Exception) -> None:
-        """An exception that nobody has foreseen: the connection ends at once, all others go on."""
 
 
 class Wire(asyncio.BufferedProtocol):
@@ -103,18 +74,22 @@ class Wire(asyncio.BufferedProtocol):
         self._close_has_left = False
         self._cut_short = False
         self._loss: Loss | None = None
-        self._keepalive = Keepalive(
-            settings.ping_interval, settings.ping_timeout, self._loop.time()
-        )
-        self._timer: asyncio.TimerHandle | None = None
         self._meter = Meter(transport, self._pieces)
+        self._heartbeat = Heartbeat(
+            Keepalive(settings.ping_interval, settings.ping_timeout, self._loop.time()),
+            self._meter,
+            protocol,
+            self.flush,
+            self._give_up,
+            self._break,
+        )
         self._end: float = float("inf")
         transport.set_protocol(self)
         transport.set_write_buffer_limits(WRITE_HIGH_WATER)
 
     def start(self, rest: bytes) -> None:
         """Begin with `rest`, the bytes that came with the response's head."""
-        self._set_timer()
+        self._heartbeat.start()
         self._inbox.put(rest)
         self._receive()
 
@@ -168,9 +143,13 @@ class Wire(asyncio.BufferedProtocol):
         """How many bytes wait to be sent; over TLS without what has been encrypted already."""
         return self._batched + self._pieces.waiting + self._transport.get_write_buffer_size()
 
+    def ping(self, timeout: float) -> bytes:
+        """Send a Ping between messages, which has `timeout` seconds; return its payload."""
+        return self._heartbeat.ping(timeout)
+
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake (RFC 6455 section 7.1.2); 1005 sends no code."""
-        self._stop_keepalive()
+        self._heartbeat.stop()
         self._protocol.send_close(None if code == NO_CODE else code, reason)
         self.flush()
         self._end = self._meter.end()
@@ -194,6 +173,7 @@ class Wire(asyncio.BufferedProtocol):
         self.paused = False
         try:
             self._write_pieces()
+            self._heartbeat.left()
             if self._pong and not self._pieces.waiting:
                 pong, self._pong = self._pong, b""
                 self._write(pong)
@@ -230,6 +210,8 @@ class Wire(asyncio.BufferedProtocol):
 
     def _receive(self) -> None:
         """Take what can be taken out of the inbox, as long as the host keeps up."""
+        if self._reading is Reading.PAUSED:
+            return  # a TLS stream or its loss may bring something still
         try:
             self._output.cork()
             try:
@@ -287,8 +269,8 @@ class Wire(asyncio.BufferedProtocol):
                 case Taken.PING:
                     self.flush()
                 case Taken.PONG:
-                    self._keepalive.ponged(frames.pong, self._loop.time())
-                    self._set_timer()
+                    for answered in self._heartbeat.ponged(frames.pong):
+                        self._listener.ponged(answered)
                 case Taken.CLOSE:
                     self._stop_listening()
                     self.flush()
@@ -309,10 +291,24 @@ class Wire(asyncio.BufferedProtocol):
             self._reading = reading
             self._write_pieces()
             self._transport.pause_reading()
-            self._keepalive.hold()
-            self._set_timer()
+            self._heartbeat.hold()
         else:
             self._reading = reading
+
+    def pause(self) -> None:
+        """Take nothing until :meth:`unpause`, whatever has been read already."""
+        if self._reading is not Reading.OVER:
+            self._hold(Reading.PAUSED)
+
+    def unpause(self) -> None:
+        """Take again what comes, in this connection's turn."""
+        if self._reading is Reading.PAUSED:
+            self.wait_for_turn()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the TCP connection is down, though that cannot be told yet."""
+        return self._loss is not None
 
     def wait_for_turn(self) -> None:
         """Let others have their turn first."""
@@ -324,8 +320,7 @@ class Wire(asyncio.BufferedProtocol):
         self._reading = Reading.ON
         if not self._transport.is_closing():
             self._transport.resume_reading()
-        self._keepalive.go_on(self._loop.time())
-        self._set_timer()
+        self._heartbeat.go_on()
 
     def reads_on(self) -> bool:
         """Tell whether more has been read since it was asked last, or waits to be taken."""
@@ -348,7 +343,7 @@ class Wire(asyncio.BufferedProtocol):
     def _stop_listening(self) -> None:
         """Drop what comes from now on, but go on reading: the server's end must be seen."""
         held = self._reading.is_held
-        self._stop_keepalive()
+        self._heartbeat.stop()
         self._reading = Reading.OVER
         if held and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -361,6 +356,16 @@ class Wire(asyncio.BufferedProtocol):
         self._protocol.fail(violation.close_code, violation.reason)
         self.flush()
         self._listener.failed(violation.code, violation.words)
+
+    def _give_up(self) -> None:
+        self._fail(
+            Violation(
+                CloseCode.INTERNAL_ERROR,
+                "keepalive ping timeout",
+                "ping-timeout",
+                "the server stopped answering pings",
+            )
+        )
 
     def _break(self, exc: Exception) -> None:
         """End the connection after what nobody has foreseen, in whatever state it is."""
@@ -426,7 +431,7 @@ class Wire(asyncio.BufferedProtocol):
                 with contextlib.suppress(OSError):  # no descriptor is left
                     rest = self._transport.get_extra_info("socket").dup()
             self._loss = Loss(exc, rest)
-            self._stop_keepalive()
+            self._heartbeat.stop()
             self._pieces.clear()
         except Exception as bug:  # noqa: BLE001 - the one net, see _break
             self._break(bug)
@@ -462,7 +467,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def release(self) -> None:
         """Give back memory, when the connection is done with."""
-        self._stop_keepalive()
+        self._heartbeat.release()
         self._reading = Reading.OVER
         if self._loss is not None and self._loss.rest is not None:
             self._loss.rest.close()
@@ -471,53 +476,3 @@ class Wire(asyncio.BufferedProtocol):
         self._frames.release()
         # asyncio's TLS keeps our methods, and we its transport with a buffer of a quarter of a MiB.
         self._transport.set_protocol(asyncio.BufferedProtocol())
-
-    # --- keepalive ---
-
-    def _set_timer(self) -> None:
-        """Have :meth:`_tick` called when the keepalive has something to say."""
-        due = self._keepalive.due
-        if self._timer is not None:
-            if self._timer.when() == due:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due != float("inf"):
-            self._timer = self._loop.call_at(due, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        try:
-            progress = self._meter.look()
-            match self._keepalive.act(self._loop.time(), progress):
-                case Act.PING:
-                    self._send_ping()
-                case Act.READ_FIRST:
-                    # Not call_soon(), which would come before the next look at the sockets.
-                    self._timer = self._loop.call_later(0, self._tick)
-                    return
-                case Act.GIVE_UP:
-                    self._fail(
-                        Violation(
-                            CloseCode.INTERNAL_ERROR,
-                            "keepalive ping timeout",
-                            "ping-timeout",
-                            "the server stopped answering keepalive pings",
-                        )
-                    )
-            self._set_timer()
-        except Exception as exc:  # noqa: BLE001 - the one net, see _break
-            self._break(exc)
-
-    def _send_ping(self) -> None:
-        payload = os.urandom(4)
-        self.flush()
-        before = self._meter.end()
-        self._protocol.send_ping(payload)
-        self.flush()
-        progress, behind = self._meter.look(), self._meter.end()
-        self._keepalive.pinged(payload, self._loop.time(), progress, before, behind)
-
-    def _stop_keepalive(self) -> None:
-        self._keepalive.stop()
-        self._set_timer()
