@@ -236,7 +236,7 @@ CASES: dict[str, Case] = {
     "answering a Ping": Case("network.wire:Wire._write", 1, sending(frame(PING))),
     "a timer": Case("network.keepalive:Keepalive.act", 1, waiting, ("--ping-interval", "0.3")),
     "progress": Case("network.progress:Meter.look", 1, waiting, ("--ping-interval", "0.3")),
-    "sending a Ping": Case("network.wire:Wire._send_ping", 1, waiting, ("--ping-interval", "0.3")),
+    "sending a Ping": Case("network.heartbeat:Heartbeat._ping", 1, waiting, ("--ping-interval", "0.3")),
     "taking a Pong": Case(
         "network.keepalive:Keepalive.ponged", 1, ponging, ("--ping-interval", "0.3")
     ),
@@ -251,14 +251,14 @@ CASES: dict[str, Case] = {
     "what is dropped at the end": Case("network.outbox:Pieces.clear", 1, ending),
     "a reset": Case("network.wire:Wire._read_rest", 1, resetting),
     "the deadline": Case(
-        "connection:Connection._overdue", 1, closing_in_vain, ("--close-timeout", "0.2")
+        "deadline:Deadline.reading_until", 1, closing_in_vain, ("--close-timeout", "0.2")
     ),
     "looking at the deadline": Case(
-        "connection:Connection._look", 1, closing_in_vain, ("--close-timeout", "0.2")
+        "deadline:Deadline.look", 1, closing_in_vain, ("--close-timeout", "0.2")
     ),
     "sending": Case("network.wire:Wire.send", 1, message_sent),
     "serializing": Case("network.frames:frame", 1, message_sent),
-    "answering": Case("connection:Connection._answer", 1, message_sent),
+    "answering": Case("sending:Sending._answer", 1, message_sent),
     "writing a batch": Case("network.wire:Wire.flush", 1, messages_batched),
 }
 
@@ -286,7 +286,7 @@ LONG = "x" * 2**21
     [
         "connection:Connection.writable",
         "connection:Connection._pump",
-        "connection:Connection._answer",
+        "sending:Sending._answer",
         "network.wire:Wire._write_pieces",
         "network.wire:Wire.send",
         "encoding:encode_done",
@@ -395,7 +395,7 @@ def nobody(game: Game) -> None:
 
 OPENINGS: dict[str, tuple[str, Callable[[Game], None], bool]] = {
     # where, what the server does, and whether the fault comes after the work is done
-    "the start": ("connection:Connection._connect", nobody, False),
+    "the start": ("connecting:Connecting._run", nobody, False),
     "the attempt": ("network.opening:Attempt.__init__", nobody, False),
     "its run": ("network.opening:Attempt.run", nobody, False),
     "the address": ("network.opening:Attempt._find", nobody, False),
@@ -413,11 +413,10 @@ OPENINGS: dict[str, tuple[str, Callable[[Game], None], bool]] = {
     "the wire, when it is made": ("network.wire:Wire.__init__", accept_and_wait, True),
     "the open event": ("connection:Connection.opened", accept_and_wait, False),
     "the open event, encoded": ("encoding:encode_event", accept_and_wait, False),
-    "what comes of it": ("connection:Connection._connect_done", refuse, False),
+    "what comes of it": ("connection:Connection._connecting_over", refuse, False),
     "its explanation": ("network.opening:Attempt.explain", refuse, False),
-    "its time": ("connection:Connection._open_timed_out", keep_silent, False),
-    "the end of its time": ("connection:Connection._give_up_opening", keep_silent, False),
-    "what is cancelled": ("connection:Connection._cancel_opening", keep_silent, False),
+    "the end of its time": ("connection:Connection._open_timed_out", keep_silent, False),
+    "what is cancelled": ("connecting:Connecting.call_off", keep_silent, False),
 }
 
 
@@ -427,7 +426,7 @@ def test_a_fault_while_a_connection_opens(
 ) -> None:
     with game() as play:
         play.arm(target, after=after)
-        is_late = any(word in target for word in ("timed_out", "give_up", "cancel"))
+        is_late = any(word in target for word in ("timed_out", "call_off"))
         timeout = 300 if is_late else 20_000
         id = play.plugin.create(play.server.url, timeout=timeout)
         serve(play)
