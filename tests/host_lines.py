@@ -31,6 +31,24 @@ def close(
     return _line(request, "websocket-close", payload)
 
 
+def pause(id: str, request: Any = "pause") -> dict[str, Any]:
+    """Return a request that holds back the messages of a connection."""
+    return _line(request, "websocket-pause", {"id": id})
+
+
+def resume(id: str, request: Any = "resume") -> dict[str, Any]:
+    """Return a request that lets them come again."""
+    return _line(request, "websocket-resume", {"id": id})
+
+
+def ping(id: str, timeout: int | None = None, request: Any = "ping") -> dict[str, Any]:
+    """Return a request that asks a server for a sign of life, with its time in milliseconds."""
+    payload: dict[str, Any] = {"id": id}
+    if timeout is not None:
+        payload["timeout"] = timeout
+    return _line(request, "websocket-ping", payload)
+
+
 def background(request: Any = "background") -> dict[str, Any]:
     """Return a request that ends all connections."""
     return _line(request, "app-background")
