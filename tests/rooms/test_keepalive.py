@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsplugin.network.keepalive import Act, Keepalive, Progress
+from wsplugin.network.keepalive import Act, Answered, Keepalive, Progress
 
 INTERVAL, TIMEOUT, OPENED = 20.0, 4.0, 100.0
 NOTHING, PING, READ_FIRST, GIVE_UP = Act.NOTHING, Act.PING, Act.READ_FIRST, Act.GIVE_UP
@@ -142,6 +142,87 @@ COURSES: dict[str, Sequence[Step]] = {
         (124, READ_FIRST, 124),
         (124, GIVE_UP, 124),
     ],
+    "a ping of the host's, answered": [
+        (105, "asked b 2", 105.25),
+        (105.2, "ponged b", 120),
+        (120, PING, 120),
+    ],
+    "a ping of the host's, not answered": [
+        (105, "asked b 2", 105.25),
+        (106.9, NOTHING, 107),
+        (107, READ_FIRST, 107),
+        (107, GIVE_UP, 107),
+    ],
+    "the shortest time counts": [
+        (105, "asked b 8", 105.5),
+        (106, "asked c 1", 106.125),
+        (106.9, NOTHING, 107),
+        (107, READ_FIRST, 107),
+        (107, GIVE_UP, 107),
+    ],
+    "the later of two is answered, and with it the earlier": [
+        (105, "asked b 8", 105.5),
+        (106, "asked c 1", 106.125),
+        (106.5, "ponged c", 120),
+    ],
+    "the earlier of two is answered alone": [
+        (105, "asked b 8", 105.5),
+        (106, "asked c 2", 106.25),
+        (106.1, "ponged b", 106.25),
+        (107.9, NOTHING, 108),
+        (108, READ_FIRST, 108),
+        (108, GIVE_UP, 108),
+    ],
+    "signs of life start the time of each anew": [
+        (105, "asked b 8", 105.5),
+        (105, "asked c 2", 105.25),
+        (106, "received 1", 105.25),
+        (106, NOTHING, 106.25),
+        (107.9, "taken 999", 106.25),
+        (107.9, NOTHING, 108.15),
+        (109.9, READ_FIRST, 109.9),
+        (109.9, GIVE_UP, 109.9),
+    ],
+    "that the pings themselves have arrived is no sign of life": [
+        (105, "asked b 2", 105.25),
+        (105, "asked c 2", 105.25),
+        (105.2, "taken 1010", 105.25),
+        (105.3, NOTHING, 105.55),
+        # The two, at 1,010 to 1,030.
+        (106, "taken 1030", 105.55),
+        (106, NOTHING, 106.25),
+        (107.3, READ_FIRST, 107.3),
+        (107.3, GIVE_UP, 107.3),
+    ],
+    "a ping more is no sign of life": [
+        (105, "asked b 2", 105.25),
+        (106, "asked c 2", 106.25),
+        (107, READ_FIRST, 107),
+        (107, GIVE_UP, 107),
+    ],
+    "a pong to the host's is one of the connection's own, sent before": [
+        (120, "pinged a", 120.5),
+        (121, "asked b 9", 121.5),
+        (122, "ponged b", 142),
+    ],
+    "and none of that sent after it": [
+        (119, "asked b 9", 119.5),
+        (120, PING, 120),
+        (120, "pinged c", 120.5),
+        (121, "ponged b", 120.5),
+        (124, READ_FIRST, 124),
+        (124, GIVE_UP, 124),
+    ],
+    "a ping of the host's while held": [
+        (105, "hold", 120),
+        (105, "asked b 2", 120),
+        (119, NOTHING, 120),
+        (119, "go on", 119.25),
+        (120, PING, 120),
+        (120, "pinged c", 120.25),
+        (121, READ_FIRST, 121),
+        (121, GIVE_UP, 121),
+    ],
     "the end": [
         (120, "pinged a", 120.5),
         (120.2, "stop", math.inf),
@@ -171,7 +252,11 @@ def do(keepalive: Keepalive, now: float, event: Any, progress: Progress) -> Prog
         case "opened":
             pass
         case "pinged":
-            keepalive.pinged(payload.encode(), now, progress, before=1000, behind=1010)
+            keepalive.pinged(payload.encode(), now, progress, before=1000, behind=1010, given=0)
+        case "asked":
+            ping, _, seconds = payload.partition(" ")
+            before = 1000 + 10 * (ord(ping) - ord("a"))
+            keepalive.pinged(ping.encode(), now, progress, before, before + 10, 0, float(seconds))
         case "ponged":
             keepalive.ponged(payload.encode(), now)
         case "taken":
@@ -196,6 +281,57 @@ def test_courses(steps: Sequence[Step]) -> None:
     for number, (now, event, due) in enumerate(steps):
         progress = do(keepalive, now, event, progress)
         assert keepalive.due == pytest.approx(due), f"after step {number}, {event} at {now}"
+
+
+def test_a_pong_answers_its_ping_and_all_earlier_ones() -> None:
+    keepalive = Keepalive(INTERVAL, TIMEOUT, OPENED)
+    for number, now in enumerate((100.0, 101.0, 102.0, 103.0)):
+        timeout = None if number == 1 else 9.0
+        keepalive.pinged(b"%d" % number, now, Progress(), 0, 0, 0, timeout)
+        keepalive.left(now, 0)
+    assert keepalive.ponged(b"none", 104) == []
+    # Those of the connection's own are told, too; whoever asked for none of them knows.
+    assert keepalive.ponged(b"2", 104) == [
+        Answered(b"0", 4.0),
+        Answered(b"1", 3.0),
+        Answered(b"2", 2.0),
+    ]
+    assert keepalive.ponged(b"1", 105) == []
+    assert keepalive.awaits
+    assert keepalive.ponged(b"3", 105) == [Answered(b"3", 2.0)]
+    assert not keepalive.awaits
+
+
+def test_its_time_is_from_when_it_has_left() -> None:
+    """Or, of one that has not been seen to leave, from when it was last seen waiting."""
+    keepalive = Keepalive(INTERVAL, TIMEOUT, OPENED)
+    for number in range(4):
+        keepalive.pinged(b"%d" % number, 100, Progress(), 0, 0, given=10 * (number + 1), timeout=9)
+    keepalive.left(101, 10)
+    keepalive.left(103, 25)
+    keepalive.left(104, 30)
+    keepalive.left(105, 39)
+    assert [answered.seconds for answered in keepalive.ponged(b"3", 106)] == [5, 3, 2, 1]
+
+
+def test_a_pong_counts_when_nothing_is_timed_any_more() -> None:
+    keepalive = Keepalive(INTERVAL, TIMEOUT, OPENED)
+    keepalive.pinged(b"a", 100, Progress(), 0, 0, 0, 9)
+    keepalive.left(100, 0)
+    keepalive.stop()
+    assert keepalive.ponged(b"a", 101) == [Answered(b"a", 1)]
+    assert keepalive.due == math.inf
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [(0, 0), (0, 5), (5, 0)])
+def test_where_own_pings_are_off_the_hosts_have_their_time(interval: float, timeout: float) -> None:
+    keepalive = Keepalive(interval, timeout, OPENED)
+    keepalive.pinged(b"a", 100, Progress(), 0, 0, 0, 4)
+    assert keepalive.due == 100 + LOOK
+    assert keepalive.act(104, Progress()) is READ_FIRST
+    assert keepalive.act(104, Progress()) is GIVE_UP
+    keepalive.ponged(b"a", 104)
+    assert keepalive.due == math.inf
 
 
 @pytest.mark.parametrize(("interval", "timeout"), [(0, 0), (0, 5), (5, 0)])
@@ -236,7 +372,7 @@ def test_the_same_as_told_in_words(events: list[tuple[float, str]]) -> None:
                 assert keepalive.act(now, progress) is expected
                 if expected is PING:
                     pings += 1
-                    keepalive.pinged(b"%d" % pings, now, progress, 0, 0)
+                    keepalive.pinged(b"%d" % pings, now, progress, 0, 0, 0)
                     life, seen, warned = now, progress, False
             case "tick":
                 due = now >= keepalive.due

@@ -58,9 +58,9 @@ class Heartbeat:
         return answered
 
     def left(self) -> None:
-        """Take note of Pings that have left meanwhile: the transport has handed on what it had."""
-        if self._keepalive.awaits and self._meter.has_left:
-            self._keepalive.left(self._loop.time())
+        """Take note of Pings that have left meanwhile, and of those that have not."""
+        if self._keepalive.awaits:
+            self._keepalive.left(self._loop.time(), self._meter.handed)
 
     def hold(self) -> None:
         """Time nothing, since nothing is read."""
@@ -115,12 +115,14 @@ class Heartbeat:
         payload = os.urandom(4)
         self._flush()
         before = self._meter.end()
+        # Before, as the server may answer before this process goes on.
+        now = self._loop.time()
         self._protocol.send_ping(payload)
         self._flush()
         progress, behind = self._meter.look(), self._meter.end()
-        now = self._loop.time()
-        self._keepalive.pinged(payload, now, progress, before, behind, timeout)
-        self.left()
+        given = self._meter.given
+        self._keepalive.pinged(payload, now, progress, before, behind, given, timeout)
+        self._keepalive.left(now, self._meter.handed)
         return payload
 
 

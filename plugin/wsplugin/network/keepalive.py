@@ -62,6 +62,8 @@ class Awaited(Struct):
     """What :attr:`Progress.taken` will be when all before it has been taken."""
     behind: float
     """The same with the Ping."""
+    given: float
+    """How many bytes have been handed to the operating system when it has."""
     has_left: bool = False
 
 
@@ -150,6 +152,7 @@ class Keepalive:
         progress: Progress,
         before: float,
         behind: float,
+        given: float,
         timeout: float | None = None,
     ) -> None:
         """A Ping is on its way.
@@ -160,6 +163,7 @@ class Keepalive:
             progress: how far the server has come.
             before: what :attr:`Progress.taken` will be when all before the Ping has been taken.
             behind: the same with the Ping.
+            given: how many bytes there have been to send with it, as :meth:`left` counts them.
             timeout: its time, if it is one of the host's.
 
         """
@@ -168,16 +172,18 @@ class Keepalive:
             timeout = self._timeout
         if self._awaited and self._is_life(progress):
             self._start_anew(now)
-        self._awaited[payload] = Awaited(payload, timeout, now + timeout, now, before, behind)
+        self._awaited[payload] = Awaited(
+            payload, timeout, now + timeout, now, before, behind, given
+        )
         self._seen = progress
         self._set_look(now)
         self._read_first = True
 
-    def left(self, now: float) -> None:
-        """All Pings so far have been handed to the operating system."""
+    def left(self, now: float, handed: float) -> None:
+        """Take note of how many bytes have been handed to the operating system by now."""
         for ping in self._awaited.values():
             if not ping.has_left:
-                ping.has_left, ping.sent = True, now
+                ping.has_left, ping.sent = handed >= ping.given, now
 
     def ponged(self, payload: bytes, now: float) -> list[Answered]:
         """A Pong has come; return which Pings it answers, if any (RFC 6455 section 5.5.3)."""

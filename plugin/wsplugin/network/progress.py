@@ -56,6 +56,16 @@ class Meter:
         return self.look().taken + held
 
     @property
+    def given(self) -> int:
+        """How many bytes there have been to send so far."""
+        return self.written + self._pieces.waiting
+
+    @property
+    def handed(self) -> int:
+        """How many of them have been handed to the operating system; over TLS rather fewer."""
+        return self.written - self._in_transport()
+
+    @property
     def has_left(self) -> bool:
         """Whether all there is to send has been handed to the operating system."""
         return not (self._pieces.waiting or self._in_transport())
