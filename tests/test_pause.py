@@ -222,6 +222,23 @@ def test_sends_to_a_server_that_does_not_read_wait_as_ever(
         assert not reader.is_alive()
 
 
+def test_what_a_server_has_not_taken_is_counted(authority_or_none: Authority | None) -> None:
+    """A server that takes a little of a long message makes no room for another."""
+    options = ("--max-send-buffer", str(MIB))
+    with open_to_server(authority_or_none, *options, deaf=True) as (plugin, ws, peer):
+        pause_now(plugin, ws)
+        plugin.send(send(ws, "x" * 8 * MIB, "long"))
+        taken = bytearray()
+        for number in range(100):
+            while len(taken) < number * 16384:
+                taken += peer.sock.recv(16384)
+            plugin.send(send(ws, "y" * MIB, number))
+            expect_failure(plugin.read(), number, "buffer-full")
+        peer.unread(bytes(taken))
+        assert len(peer.read_frame()[1]) == 8 * MIB
+        assert plugin.read() == done("long")
+
+
 @pytest.mark.slow
 def test_no_ping_times_out(authority_or_none: Authority | None) -> None:
     options = ("--ping-interval", "0.2", "--ping-timeout", "0.5")

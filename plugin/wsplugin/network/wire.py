@@ -129,8 +129,9 @@ class Wire(asyncio.BufferedProtocol):
 
     def _write_pieces(self) -> None:
         # From the end of the server's stream on, asyncio drops what is written. So all must have
-        # been when its Close frame has come, or when the end could come unseen.
-        last = self._reading is not Reading.ON
+        # been when its Close frame has come, or when the end could come unseen. Not while the
+        # connection is paused, since the host may send on: all of it would have left our count.
+        last = self._reading is not ON and self._reading is not Reading.PAUSED
         while (
             self._pieces.waiting and (last or not self.paused) and not self._transport.is_closing()
         ):
