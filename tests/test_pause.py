@@ -473,15 +473,19 @@ def test_a_loss_is_told_after_the_resume(plugin: Plugin, server: Listener) -> No
     peer.send(frame(TEXT, b"told before"))
     plugin.event(id, "message")
     pause_now(plugin, id)
+    plugin.send(ping(id, request="waiting"))
     peer.send(frame(TEXT, b"before the loss"))
-    # Closed with unread bytes, so that the next write is answered with a reset.
+    # It has not read the Ping, so whatever is written now is answered with a reset.
     peer.close()
-    refused = False
-    while not refused:
-        plugin.send(send(id, "x", "x"))
-        line = plugin.read()
-        refused = "error" in line
-    expect_failure(line, "x", "not-open")
+    refused: set[str] = set()
+    while len(refused) < 2:
+        plugin.send(send(id, "x"))
+        while (line := plugin.read())["id"] != "x":
+            expect_failure(line, "waiting", "not-open")
+            refused.add("waiting")
+        if "error" in line:
+            expect_failure(line, "x", "not-open")
+            refused.add("x")
     plugin.send(ping(id))
     expect_failure(plugin.read(), "ping", "not-open")
     expect_silence(plugin)
@@ -489,6 +493,25 @@ def test_a_loss_is_told_after_the_resume(plugin: Plugin, server: Listener) -> No
     assert plugin.event(id, "message")["data"] == "before the loss"
     assert plugin.event(id, "error")["code"] == "network-error"
     expect_abnormal(plugin.event(id, "close"), "failure")
+
+
+def test_messages_that_wait_are_refused_when_the_loss_is_noticed(
+    authority_or_none: Authority | None,
+) -> None:
+    """And not only when it is told: a host may wait for them before it resumes."""
+    with open_to_server(authority_or_none, deaf=True) as (plugin, ws, peer):
+        pause_now(plugin, ws)
+        plugin.send(*(send(ws, "x" * 8 * MIB, number) for number in range(2)))
+        plugin.send(describe())
+        assert plugin.read()["id"] == "describe"
+        peer.reset()
+        for number in range(2):
+            expect_failure(plugin.read(), number, "not-open")
+        plugin.send(send(ws, "late"))
+        expect_failure(plugin.read(), "late", "not-open")
+        resume_now(plugin, ws)
+        assert plugin.event(ws, "error")["code"] == "network-error"
+        expect_abnormal(plugin.event(ws, "close"), "failure")
 
 
 def test_a_server_that_closes_meanwhile(authority_or_none: Authority | None) -> None:

@@ -377,6 +377,14 @@ class Connection:
         self._cut = self._cut or why
         self._finish()
 
+    def lost_while_paused(self) -> None:
+        """The TCP connection is down: requests that wait need not wait for the resume."""
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        for id in self._sending.give_up():
+            self.output.insist(encode_not_open, self.id, id)
+
     def faulted(self, exc: BaseException) -> None:
         """An exception that nobody has foreseen: the connection ends at once.
 
@@ -468,8 +476,7 @@ class Connection:
             last.callback(self.output.insist, encode_event, self.id, self.app, close)
             if outcome.error is not None:
                 last.callback(self.output.insist, encode_event, self.id, self.app, outcome.error)
-            for id in self._sending.give_up():
-                self.output.insist(encode_not_open, self.id, id)
+            self._refuse_waiting()
 
     def _release(self) -> None:
         # Connection, wire and task refer to each other: without this a few hundred KiB of buffers

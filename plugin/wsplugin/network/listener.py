@@ -36,6 +36,9 @@ class Listener(Protocol):
     def lost(self, why: str) -> None:
         """The TCP connection is down, and everything received before has been told."""
 
+    def lost_while_paused(self) -> None:
+        """The TCP connection is down, and what came before has to wait: nothing more is sent."""
+
     def ponged(self, answered: Answered) -> None:
         """A Ping has been answered; it may be one of the connection's own."""
 

@@ -300,6 +300,8 @@ class Wire(asyncio.BufferedProtocol):
         """Take nothing until :meth:`unpause`, whatever has been read already."""
         if self._reading is not Reading.OVER:
             self._hold(Reading.PAUSED)
+            if self._loss is not None:
+                self._listener.lost_while_paused()
 
     def unpause(self) -> None:
         """Take again what comes, in this connection's turn."""
@@ -434,6 +436,8 @@ class Wire(asyncio.BufferedProtocol):
             self._loss = Loss(exc, rest)
             self._heartbeat.stop()
             self._pieces.clear()
+            if self._reading is Reading.PAUSED:
+                self._listener.lost_while_paused()
         except Exception as bug:  # noqa: BLE001 - the one net, see _break
             self._break(bug)
         self._receive()
