@@ -303,15 +303,18 @@ def test_a_pong_answers_its_ping_and_all_earlier_ones() -> None:
 
 
 def test_its_time_is_from_when_it_has_left() -> None:
-    """Or, of one that has not been seen to leave, from when it was last seen waiting."""
+    """Where that was not seen, from when it was last seen waiting."""
     keepalive = Keepalive(INTERVAL, TIMEOUT, OPENED)
     for number in range(4):
         keepalive.pinged(b"%d" % number, 100, Progress(), 0, 0, given=10 * (number + 1), timeout=9)
-    keepalive.left(101, 10)
-    keepalive.left(103, 25)
-    keepalive.left(104, 30)
-    keepalive.left(105, 39)
-    assert [answered.seconds for answered in keepalive.ponged(b"3", 106)] == [5, 3, 2, 1]
+    keepalive.left(100, 10)
+    keepalive.left(102, 19)
+    keepalive.left(103, 20)
+    keepalive.left(104, 30, just_now=True)
+    keepalive.left(105, 39, just_now=True)
+    keepalive.left(106, 41, just_now=True)
+    keepalive.left(107, 40, just_now=True)
+    assert [answered.seconds for answered in keepalive.ponged(b"3", 108)] == [8, 6, 4, 3]
 
 
 def test_a_pong_counts_when_nothing_is_timed_any_more() -> None:

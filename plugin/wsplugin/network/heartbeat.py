@@ -58,9 +58,9 @@ class Heartbeat:
         return answered
 
     def left(self) -> None:
-        """Take note of Pings that have left meanwhile, and of those that have not."""
+        """Take note of Pings that have left: the transport has just handed something on."""
         if self._keepalive.awaits:
-            self._keepalive.left(self._loop.time(), self._meter.handed)
+            self._keepalive.left(self._loop.time(), self._meter.handed, just_now=True)
 
     def hold(self) -> None:
         """Time nothing, since nothing is read."""
@@ -97,7 +97,7 @@ class Heartbeat:
     def _tick(self) -> None:
         self._timer = None
         try:
-            self.left()
+            self._keepalive.left(self._loop.time(), self._meter.handed)
             match self._keepalive.act(self._loop.time(), self._meter.look()):
                 case Act.PING:
                     self._ping(None)

@@ -57,7 +57,7 @@ class Awaited(Struct):
     over: float
     """When its time is over."""
     sent: float
-    """When it was handed to the operating system; until then, when it was last seen waiting."""
+    """When it was handed to the operating system, or was last seen waiting for that."""
     before: float
     """What :attr:`Progress.taken` will be when all before it has been taken."""
     behind: float
@@ -179,11 +179,17 @@ class Keepalive:
         self._set_look(now)
         self._read_first = True
 
-    def left(self, now: float, handed: float) -> None:
-        """Take note of how many bytes have been handed to the operating system by now."""
+    def left(self, now: float, handed: float, *, just_now: bool = False) -> None:
+        """Take note of how many bytes have been handed to the operating system by now.
+
+        A Ping that has left since the last time may have done so at any moment in between: it
+        counts from that time on, unless it is the last of them, and they have left `just_now`.
+        """
         for ping in self._awaited.values():
             if not ping.has_left:
-                ping.has_left, ping.sent = handed >= ping.given, now
+                ping.has_left = handed >= ping.given
+                if not ping.has_left or (just_now and handed == ping.given):
+                    ping.sent = now
 
     def ponged(self, payload: bytes, now: float) -> list[Answered]:
         """A Pong has come; return which Pings it answers, if any (RFC 6455 section 5.5.3)."""
