@@ -262,7 +262,6 @@ class Connection:
     @_netted
     def end_when_open(self, ending: Ending) -> None:
         """End the connection once its opening handshake is done and its messages are sent."""
-        self.unpause()
         if self.state >= State.OPEN:
             self.end(ending)
         else:
@@ -280,12 +279,12 @@ class Connection:
 
         It counts as this end, whatever had been decided before, but for a completed handshake.
         """
+        if self._wire is not None:
+            self._wire.abort()  # first: a Close frame of ours that has not left by now never will
         if self._wire is None or self._wire.closing is None:
             self._ending, self._cut = ending, ending.reason
         if self.state < State.OPEN:
             self._abort_opening(ending.reason)
-        elif self._wire is not None:
-            self._wire.abort()
 
     def _be_patient(self) -> None:
         """Cut the connection when the server has taken nothing for the close timeout."""
