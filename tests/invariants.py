@@ -132,6 +132,10 @@ class Checker:
             if refused < self._order[line["id"]] or self.closed(id):
                 raise Violation(f"{line} to {request} after an end")
             self.sent[id].append(request["payload"]["data"])
+        elif action == "websocket-ping":
+            rtt = line["response"]["rtt"]
+            if self.closed(id) or not isinstance(rtt, float) or rtt < 0:
+                raise Violation(f"{line} to {request}")
         elif action == "app-background":
             left = [id for id in self._existed[line["id"]] if not self.closed(id)]
             if left:

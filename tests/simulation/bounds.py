@@ -11,7 +11,7 @@ from simulation.host import Host
 from simulation.network import FIRST_PORT, Network
 from simulation.servers import Server
 from simulation.world import Violation, World
-from wsplugin.settings import Settings
+from wsplugin.settings import PING_TIMEOUT, Settings
 
 TICK: Final = 1e-6
 """What floating point may lose."""
@@ -42,11 +42,32 @@ class Life:
         """When the plugin has taken a ``websocket-close``."""
         self.ended_by_plugin = math.inf
         """When background or a signal has ended it, or the limit where that is sure."""
+        self.may_be_paused = False
+        """Whether it is paused, if nothing but the host has had a say."""
+        self.silent = False
+        """Whether no message of it may be told, since the plugin has said so."""
+        self.in_doubt = False
+        """Whether it may have been evicted, and so resumed."""
+        self.timeless = False
+        """Whether it was paused before its server could be taken for dead."""
+        self.read_from = -math.inf
+        """When it was resumed."""
+        self.anew_at = -math.inf
+        """When a resume has surely begun the times of its pings anew."""
+        self.pings: dict[Any, tuple[float, float]] = {}
+        """When each ping of the host's that waits was asked for, and its time in seconds."""
 
     @property
     def staying(self) -> bool:
         """Whether its end has not been decided, as far as the host can know."""
         return self.close_asked == self.ended_by_plugin == math.inf
+
+    def resume(self, now: float) -> None:
+        """Take note that it is resumed, or that its end is decided, which does the same."""
+        if self.timeless:
+            self.anew_at = now
+        self.timeless = self.may_be_paused = False
+        self.read_from = now
 
 
 class Bounds:
@@ -67,7 +88,11 @@ class Bounds:
         self.lives: dict[str, Life] = {}
         """All connections that have had no ``close`` event."""
         self._closes: dict[Any, Life] = {}
+        # Requests that pause, resume or ping, each with its connection.
+        self._asked: dict[Any, tuple[str, Life]] = {}
         self._created = 0
+        self.pauses = self.pongs = 0
+        """How many pauses have held, and how many pings have been answered with a time."""
         self._stopped = False
         self._evicting = -math.inf
         self._slack = TICK + slack
@@ -85,7 +110,14 @@ class Bounds:
                 life = self.lives.get(request["payload"]["id"])
                 if life is not None and life.close_asked == math.inf:
                     life.close_asked = now
+                    life.resume(now)
+                    life.silent = False
                     self._closes[request.get("id")] = life
+            case "websocket-pause" | "websocket-resume" | "websocket-ping":
+                life = self.lives.get(request["payload"]["id"])
+                if life is not None:
+                    self._asked[request["id"]] = request["action"], life
+                    self._asks(request, life)
             case "app-background":
                 self.plugin_ends()
 
@@ -94,6 +126,65 @@ class Bounds:
         life = self._closes.pop(line["id"], None)
         if life is not None and "error" in line:
             life.close_asked = math.inf
+            life.may_be_paused = True  # it is as it was before, and that is not known any more
+        if line["id"] in self._asked:
+            self._answered(line, *self._asked.pop(line["id"]))
+
+    def _asks(self, request: dict[str, Any], life: Life) -> None:
+        """The plugin has taken a request to pause, to resume or to ping."""
+        now = self.world.now
+        match request["action"]:
+            case "websocket-pause":
+                life.timeless |= self.dead_from(life) > now + self._slack and life.staying
+                life.may_be_paused |= life.staying
+            case "websocket-resume":
+                life.resume(now)
+            case "websocket-ping":
+                ms = request["payload"].get("timeout")
+                seconds = ms / 1000 if ms else self.settings.ping_timeout or PING_TIMEOUT
+                life.pings[request["id"]] = now, seconds
+
+    def _answered(self, line: Any, action: str, life: Life) -> None:
+        """The plugin has answered a request to pause, to resume or to ping.
+
+        Raises:
+            Violation: the ping has taken a time that it cannot have taken.
+
+        """
+        done = "response" in line
+        match action:
+            case "websocket-pause":
+                life.silent = done and life.may_be_paused and not life.in_doubt
+                self.pauses += life.silent
+            case "websocket-resume":
+                life.silent = False
+                life.may_be_paused |= not done
+            case "websocket-ping" if done:
+                self.pongs += 1
+                asked_at, _ = life.pings.pop(line["id"])
+                self._check_rtt(life, line["response"]["rtt"] / 1000, self.world.now - asked_at)
+            case "websocket-ping" if line["error"]["code"] != "not-open" or life.opened == math.inf:
+                del life.pings[line["id"]]
+
+    def _check_rtt(self, life: Life, seconds: float, most: float) -> None:
+        links = [server.peer.link for server in self.network.servers.get(life.port, [])]
+        least = 2 * min(link.weather.latency for link in links)
+        if not least - TICK <= seconds <= most + TICK:
+            raise Violation(f"{life.id}: a ping took {seconds} s, not {least} to {most} s")
+
+    def told(self, id: str) -> None:
+        """The plugin has told a message.
+
+        Raises:
+            Violation: it had said that it would not.
+
+        """
+        if self.lives[id].silent and not self.host.stdin.closed:
+            raise Violation(f"{id}: a message though it is paused")
+
+    def is_read(self, life: Life) -> bool:
+        """Tell whether what comes from its server has to be read."""
+        return not life.may_be_paused or self.host.stdin.closed
 
     def _create(self, payload: dict[str, Any]) -> None:
         """Begin to follow a connection: its id is known before it is answered."""
@@ -108,6 +199,17 @@ class Bounds:
         staying = [life for life in self.lives.values() if life.staying]
         if len(staying) >= self.settings.max_connections and all(map(self._surely_stays, staying)):
             staying[0].ended_by_plugin = self.world.now
+        if len(self.lives) >= self.settings.max_connections:
+            self._doubt(staying)
+
+    def _doubt(self, staying: list[Life]) -> None:
+        """One of these may have been evicted: the oldest whose end was not decided, or waited."""
+        is_found = False
+        for life in staying:
+            is_sure = self._surely_stays(life) and not life.in_doubt
+            if not is_found or life.opened == math.inf:
+                life.in_doubt, life.silent = True, False
+            is_found |= is_sure
 
     def _surely_stays(self, life: Life) -> bool:
         """Tell whether the plugin cannot have decided by itself that a connection ends."""
@@ -127,6 +229,8 @@ class Bounds:
         """Background or a signal ends all that exist."""
         for life in self.lives.values():
             life.ended_by_plugin = min(life.ended_by_plugin, self.world.now)
+            life.resume(self.world.now)
+            life.silent = False
 
     def event(self, id: str, name: str, payload: Any) -> None:
         """The plugin has written an event.
@@ -191,10 +295,14 @@ class Bounds:
         This is the contract's rule of keepalive: the time of a Pong after that of its Ping, begun
         anew by whatever has come since.
         """
-        interval, timeout = self.settings.ping_interval, self.settings.ping_timeout
-        if not (interval and timeout):
+        if life.timeless and not self.host.stdin.closed:
             return math.inf
-        return max(life.opened + interval, life.heard) + timeout
+        interval, timeout = self.settings.ping_interval, self.settings.ping_timeout
+        since = max(life.heard, life.anew_at)
+        over = [max(asked_at, since) + seconds for asked_at, seconds in life.pings.values()]
+        if interval and timeout:
+            over.append(max(life.opened + interval, since) + timeout)
+        return min(over, default=math.inf)
 
     # --- whenever the process sleeps, before any time passes ---
 
@@ -223,11 +331,14 @@ class Bounds:
         elif heard > life.heard and heard < dead_from + self._slack:
             life.unsure = True  # it came at the last moment, and either is right
         settings = self.settings
-        since = max(life.opened, heard, self._taken_at(server))
-        patience = settings.ping_interval + settings.ping_timeout * (1 + OVERTIME)
+        since = max(life.opened, heard, self._taken_at(server), life.read_from)
+        overdue = [max(at, since) + seconds * (1 + OVERTIME) for at, seconds in life.pings.values()]
+        if settings.ping_interval and settings.ping_timeout:
+            patience = settings.ping_interval + settings.ping_timeout * (1 + OVERTIME)
+            overdue.append(since + patience)
         if (
-            dead_from < math.inf
-            and self.world.now > since + patience + 2 * GRACE + self._slack
+            self.world.now > min(overdue, default=math.inf) + 2 * GRACE + self._slack
+            and self.is_read(life)
             and not self._behind(life.opened)
             and life.staying
             and not self.host.stdin.closed

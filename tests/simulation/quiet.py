@@ -30,6 +30,8 @@ class Quiet:
         self.session: Any = None
         self.told: dict[str, int] = {}
         """How many messages of each connection the plugin has told."""
+        self.held_back = 0
+        """How many times a pause had held back something when the process slept."""
         self.failing: set[str] = set()
         """Connections that the plugin has given up, and need not listen to."""
 
@@ -69,6 +71,9 @@ class Quiet:
             return
         if self.bounds.dead_from(self.bounds.lives[id]) <= self.world.now:
             self.failing.add(id)
+        if not self.bounds.is_read(self.bounds.lives[id]):
+            self.held_back += bool(link.down.unread)
+            return
         if link.down.unread:
             raise Violation(f"{id}: nobody reads what the server has sent")
         if server.broke or id in self.failing:
@@ -94,6 +99,8 @@ class Quiet:
             case "app-background":
                 if not self.session._manager._connections:
                     raise Violation(f"{request} waits for nobody")
+            case "websocket-ping":
+                self._check_ping(request)
             case _:
                 raise Violation(f"{request} has not been answered")
 
@@ -105,3 +112,15 @@ class Quiet:
         servers = self.network.servers.get(int(id[3:]) - 1 + FIRST_PORT, [])
         if all(server.well for server in servers):
             raise Violation(f"{request} waits, and the server has read everything")
+
+    def _check_ping(self, request: dict[str, Any]) -> None:
+        """A ping must have been answered if its Pong must have been read."""
+        id = request["payload"]["id"]
+        life = self.bounds.lives.get(id)
+        if life is None:
+            raise Violation(f"{request} waits for nobody")
+        if id in self.failing or not self.bounds.is_read(life):
+            return
+        for server in self.network.servers.get(life.port, []):
+            if server.well and server.behaviour.pongs == 1 and server.peer.all_sent:
+                raise Violation(f"{request} waits, and the server has answered it")

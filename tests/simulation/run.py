@@ -173,6 +173,7 @@ class Run:
     def _event(self, id: str, name: str, payload: Any) -> None:
         if name == "message":
             self.quiet.told[id] = self.quiet.told.get(id, 0) + 1
+            self.bounds.told(id)
             return
         self.times.append((self.world.now - START, id, name, payload))
         if name == "error":

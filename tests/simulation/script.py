@@ -74,6 +74,8 @@ class Script:
         self.waited: dict[str, list[int]] = {}
         """The numbers of those that waited and were then refused."""
         self._sends: dict[Any, tuple[str, int]] = {}
+        # Connections that have been paused, and not been resumed since.
+        self._paused: list[str] = []
         self.stopped_at = math.inf
         """When a signal was given."""
         self.gone_at = math.inf
@@ -103,6 +105,8 @@ class Script:
             *[self.send] * 12,
             *[self.send_many] * 4,
             *[self.close] * 2,
+            *[self.pause_or_resume] * 4,
+            *[self.ping] * 2,
             self.strange,
         ]
         rounds = draw.randint(4, 24)
@@ -313,6 +317,33 @@ class Script:
         if draw.random() < 0.5:
             payload |= {"code": draw.choice((1000, 1001, 3000, 4999)), "reason": "done ✓"}
         return [self.request("websocket-close", payload)]
+
+    def pause_or_resume(self) -> list["Line"]:
+        """Pause some connection, or resume one that was paused, or another."""
+        draw = self.random
+        if self._paused and draw.random() < 0.6:
+            id = self._paused.pop(draw.randrange(len(self._paused)))
+            return [self.request("websocket-resume", {"id": id})]
+        some = self._some_id()
+        if some is None:
+            return []
+        if draw.random() < 0.1:
+            return [self.request("websocket-resume", {"id": some})]
+        self._paused.append(some)
+        return [self.request("websocket-pause", {"id": some})]
+
+    def ping(self) -> list["Line"]:
+        """Ping some server, now and then more often than may wait for their Pongs."""
+        draw = self.random
+        id = self._some_id()
+        if id is None:
+            return []
+        payload: dict[str, Any] = {"id": id}
+        if draw.random() < 0.7:
+            payload["timeout"] = draw.choice((50, 400, 3000, 60_000))
+        return [
+            self.request("websocket-ping", payload) for _ in range(draw.choice((1, 1, 1, 2, 18)))
+        ]
 
     def strange(self) -> list["Line"]:
         """Ask for what cannot be, or for what has nothing to do with connections."""

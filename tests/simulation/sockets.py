@@ -244,6 +244,11 @@ class Peer:
             self.pump()
 
     @property
+    def all_sent(self) -> bool:
+        """Whether all that was to be sent has arrived."""
+        return not self._outgoing and self.link.down.idle
+
+    @property
     def speaks(self) -> bool:
         """Whether this end may still send."""
         return not self.gone and not self._finishing

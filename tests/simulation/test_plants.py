@@ -42,6 +42,31 @@ PLANTS = {
         "            self._input.resume()\n        self._manager.resume()",
         "            pass",
     ),
+    "tell what comes though paused": replace(
+        "network/wire.py",
+        "        if self._reading is Reading.PAUSED:\n            return",
+        "        if False:\n            return",
+    ),
+    "stay paused when the end is decided": replace(
+        "connection.py",
+        "        self.unpause()\n        if self.state < State.OPEN and (at_once",
+        "        if self.state < State.OPEN and (at_once",
+    ),
+    "time pings while paused": replace(
+        "network/heartbeat.py",
+        "        self._keepalive.hold()\n",
+        "",
+    ),
+    "answer one ping a Pong": replace(
+        "network/keepalive.py",
+        "            if ping.payload == payload:\n                break\n",
+        "            break\n",
+    ),
+    "let a ping wait for the end": replace(
+        "network/keepalive.py",
+        "            if now >= self._over:\n",
+        "            if now >= self._over and self._own is not None:\n",
+    ),
     "be a moment late": replace("connection.py", "GRACE: Final = 1.0", "GRACE: Final = 1.001"),
     "be late at the exit timeout": replace(
         "session.py", "LAST_FLUSH_TIMEOUT = 0.3", "LAST_FLUSH_TIMEOUT = 0.4"

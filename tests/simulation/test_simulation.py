@@ -32,6 +32,7 @@ def test_everything_happens() -> None:
     seen: Counter[str] = Counter()
     behind = 0
     ends: Counter[str] = Counter()
+    pauses: Counter[str] = Counter()
     for seed in range(1000, 1200):
         run = play(seed)
         behind += run.host.stdout.held_at > 0
@@ -46,6 +47,9 @@ def test_everything_happens() -> None:
         seen["answered"] += sum(map(len, run.script.done.values()))
         seen["refused after waiting"] += sum(map(len, run.script.waited.values()))
         seen["fault"] += run.injection.happened
+        pauses["of open connections"] += run.bounds.pauses
+        pauses["that held something back"] += run.quiet.held_back > 0
+        seen["ping answered"] += run.bounds.pongs
         ends["told after the host has gone"] += len(run.script.left)
         ends["exit timeout"] += run.bounds.exit_at <= run.world.now
         ends["exit timeout, not all read"] += run.bounds.exit_at <= run.world.now and (
@@ -66,7 +70,8 @@ def test_everything_happens() -> None:
         "forbidden",
         "internal-error",
     }
-    assert min(seen[name] for name in ("open", "answered", "message")) > 100
+    assert min(seen[name] for name in ("open", "answered", "message", "ping answered")) > 100
+    assert min(pauses.values()) > 20, pauses
     assert min(seen["fault"], seen["refused after waiting"], behind) > 5
     assert min(ends.values()) > 1, ends
 
