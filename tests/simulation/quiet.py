@@ -122,5 +122,5 @@ class Quiet:
         if id in self.failing or not self.bounds.is_read(life):
             return
         for server in self.network.servers.get(life.port, []):
-            if server.well and server.behaviour.pongs == 1 and server.peer.all_sent:
-                raise Violation(f"{request} waits, and the server has answered it")
+            if server.well and server.answered and server.peer.all_sent:
+                raise Violation(f"{request} waits, and the server has answered it or a later one")

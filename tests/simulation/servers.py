@@ -68,6 +68,8 @@ class Server:
         """Where in the stream its Close frame ends."""
         self.pinged: tuple[bytes, int] | None = None
         """The last Ping, and where in the stream it ends."""
+        self.answered = True
+        """Whether it has answered the plugin's last Ping, if there was one."""
         self.ponged = b""
         """What the plugin's last Pong says."""
         self.broke = False
@@ -266,7 +268,8 @@ class Server:
             # RFC 6455 section 5.5.1 speaks of data; a Pong may still answer a Ping.
             self.fault = f"a frame of opcode {opcode} behind a Close frame"
         elif opcode == PING:
-            if self.speaks and self.random.random() < self.behaviour.pongs:
+            self.answered = self.speaks and self.random.random() < self.behaviour.pongs
+            if self.answered:
                 self.peer.send(frame(PONG, payload))
         elif opcode == CLOSE:
             self.close_received = payload
