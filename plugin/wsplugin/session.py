@@ -134,7 +134,8 @@ class Session:
         for timer in (self._last_word, self._exit_timer):
             if timer is not None:
                 timer.cancel()
-        self._input_ended = True  # whoever is still to be told that the host has read on
+        # For whoever is still to be told that the host has read on: it is no end of stdin.
+        self._input_ended = self._finishing = True
         self._input.close()
         self._output.close()
         return 1 if self._output.gone else 0
