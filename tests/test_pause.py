@@ -478,7 +478,9 @@ def test_a_loss_is_told_after_the_resume(plugin: Plugin, server: Listener) -> No
     # It has not read the Ping, so whatever is written now is answered with a reset.
     peer.close()
     refused: set[str] = set()
-    while len(refused) < 2:
+    for _ in range(50):
+        if len(refused) == 2:
+            break
         plugin.send(send(id, "x"))
         while (line := plugin.read())["id"] != "x":
             expect_failure(line, "waiting", "not-open")
@@ -486,6 +488,7 @@ def test_a_loss_is_told_after_the_resume(plugin: Plugin, server: Listener) -> No
         if "error" in line:
             expect_failure(line, "x", "not-open")
             refused.add("x")
+    assert len(refused) == 2, "nobody has noticed"
     plugin.send(ping(id))
     expect_failure(plugin.read(), "ping", "not-open")
     expect_silence(plugin)
