@@ -245,6 +245,8 @@ class Connection:
             self._ending = ending
             logger.debug("%s: ends (%s)", self.id, ending.cause)
         self.unpause()
+        if self.state is State.CLOSED:
+            return  # by a fault of that
         if self.state < State.OPEN and (at_once or not self._sending.waits):
             self._abort_opening(
                 ending.reason

@@ -49,8 +49,8 @@ PLANTS = {
     ),
     "stay paused when the end is decided": replace(
         "connection.py",
-        "        self.unpause()\n        if self.state < State.OPEN and (at_once",
-        "        if self.state < State.OPEN and (at_once",
+        "        self.unpause()\n        if self.state is State.CLOSED",
+        "        if self.state is State.CLOSED",
     ),
     "time pings while paused": replace(
         "network/heartbeat.py",
