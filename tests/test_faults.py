@@ -236,7 +236,9 @@ CASES: dict[str, Case] = {
     "answering a Ping": Case("network.wire:Wire._write", 1, sending(frame(PING))),
     "a timer": Case("network.keepalive:Keepalive.act", 1, waiting, ("--ping-interval", "0.3")),
     "progress": Case("network.progress:Meter.look", 1, waiting, ("--ping-interval", "0.3")),
-    "sending a Ping": Case("network.heartbeat:Heartbeat._ping", 1, waiting, ("--ping-interval", "0.3")),
+    "sending a Ping": Case(
+        "network.heartbeat:Heartbeat._ping", 1, waiting, ("--ping-interval", "0.3")
+    ),
     "taking a Pong": Case(
         "network.keepalive:Keepalive.ponged", 1, ponging, ("--ping-interval", "0.3")
     ),

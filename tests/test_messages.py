@@ -71,6 +71,10 @@ NO_STRING: tuple[Any, ...] = (None, 1, 1.5, True, [], {})
 NO_OBJECT: tuple[Any, ...] = (None, 1, "x", True, [])
 NO_LIST: tuple[Any, ...] = (None, 1, "x", True, {})
 NO_INT: tuple[Any, ...] = (None, "1", 1.5, 1000.0, True, [], {})
+# What is optional may be null.
+GIVEN_STRING, GIVEN_OBJECT, GIVEN_LIST, GIVEN_INT = (
+    values[1:] for values in (NO_STRING, NO_OBJECT, NO_LIST, NO_INT)
+)
 WRONG_NUMBERS: tuple[Any, ...] = (
     -1, 256, 10**9, 2**64, 10**400, 1.5, 2.0, None, True, "1", "", [], {}, [1],
 )  # fmt: skip
@@ -83,7 +87,7 @@ CLOSE: dict[str, Any] = {"id": "ws-1"}
 WRONG_VALUES: list[tuple[str, dict[str, Any], str, tuple[Any, ...], str]] = [
     # action, payload that is right otherwise, field, wrong values of it, path in errMsg
     ("websocket-create", CREATE, "url", NO_STRING, "payload.url"),
-    ("websocket-create", CREATE, "headers", NO_OBJECT, "payload.headers"),
+    ("websocket-create", CREATE, "headers", GIVEN_OBJECT, "payload.headers"),
     (
         "websocket-create",
         CREATE,
@@ -94,7 +98,7 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str, tuple[Any, ...], str]] = [
     ("websocket-create", CREATE, "headers", ({"Referer": "x"},), 'payload.headers["Referer"]'),
     ("websocket-create", CREATE, "headers", ({'a"b': "x"},), 'payload.headers["a\\"b"]'),
     ("websocket-create", CREATE, "headers", ({'a"b': 1},), 'payload.headers["a\\"b"]'),
-    ("websocket-create", CREATE, "protocols", NO_LIST, "payload.protocols"),
+    ("websocket-create", CREATE, "protocols", GIVEN_LIST, "payload.protocols"),
     (
         "websocket-create",
         CREATE,
@@ -102,7 +106,7 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str, tuple[Any, ...], str]] = [
         (["a", None], ["a", 1], ["a", ["b"]], ["a", ""], ["a", "b c"], ["a", "a"]),
         "payload.protocols[1]",
     ),
-    ("websocket-create", CREATE, "timeout", NO_INT, "payload.timeout"),
+    ("websocket-create", CREATE, "timeout", GIVEN_INT, "payload.timeout"),
     (
         "websocket-create",
         CREATE,
@@ -114,14 +118,14 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str, tuple[Any, ...], str]] = [
         "websocket-create",
         CREATE,
         "perMessageDeflate",
-        (None, 0, 1, "true", [], {}),
+        (0, 1, "true", [], {}),
         "payload.perMessageDeflate",
     ),
     (
         "websocket-create",
         CREATE,
         "binaryType",
-        (None, 1, True, "", "blob", "Base64", "text", [], {}, " - at `$.action`"),
+        (1, True, "", "blob", "Base64", "text", [], {}, " - at `$.action`"),
         "payload.binaryType",
     ),
     ("websocket-send", TEXT, "id", NO_STRING, "payload.id"),
@@ -153,15 +157,24 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str, tuple[Any, ...], str]] = [
         "payload.data",
     ),
     ("websocket-close", CLOSE, "id", NO_STRING, "payload.id"),
-    ("websocket-close", CLOSE, "code", NO_INT, "payload.code"),
+    ("websocket-close", CLOSE, "code", GIVEN_INT, "payload.code"),
     (
         "websocket-close",
         CLOSE,
         "code",
-        (0, -1000, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65536 + 1000, 2**64 + 1000),
+        (0, -1000, 999, 1004, 1006, 1015, 1016, 2999, 5000, 65536 + 1000, 2**64 + 1000),
         "payload.code",
     ),
-    ("websocket-close", CLOSE, "reason", NO_STRING, "payload.reason"),
+    ("websocket-close", CLOSE, "reason", GIVEN_STRING, "payload.reason"),
+    ("websocket-close", {**CLOSE, "code": 1005}, "reason", ("x",), "payload.reason"),
+    ("websocket-close", CLOSE, "timeout", GIVEN_INT, "payload.timeout"),
+    ("websocket-close", CLOSE, "timeout", (-1, 3_600_001, 2**64), "payload.timeout"),
+    ("websocket-create", CREATE, "tcpNoDelay", (0, 1, "true", [], {}), "payload.tcpNoDelay"),
+    ("websocket-ping", CLOSE, "id", NO_STRING, "payload.id"),
+    ("websocket-ping", CLOSE, "timeout", GIVEN_INT, "payload.timeout"),
+    ("websocket-ping", CLOSE, "timeout", (0, -1, 3_600_001, 2**64), "payload.timeout"),
+    ("websocket-pause", CLOSE, "id", NO_STRING, "payload.id"),
+    ("websocket-resume", CLOSE, "id", NO_STRING, "payload.id"),
     ("websocket-close", CLOSE, "reason", ("x" * 124, "é" * 62, "😀" * 31), "payload.reason"),
 ]
 

@@ -17,7 +17,7 @@ from wsplugin.options import parse
 from wsplugin.settings import Settings
 
 OPTIONS = (
-    "--max-connections", "--open-timeout", "--close-timeout", "--ping-interval", "--ping-timeout",
+    "--max-connections", "--at-limit", "--open-timeout", "--close-timeout", "--ping-interval", "--ping-timeout",
     "--max-message-size", "--max-line", "--max-send-buffer", "--allow-host", "--allow-insecure",
     "--block-private", "--ca-file", "--proxy", "--linger", "--log-level", "--schema", "--version",
     "--help", "--record", "--record-redact-data", "--client-cert", "--pin", "--no-system-ca",
@@ -64,6 +64,7 @@ GOOD: list[tuple[list[str], dict[str, Any]]] = [
     (["--pin", f"*.a.b={PIN}", f"--pin=[::1]={PIN}"], {"pins": (f"*.a.b={PIN}", f"::1={PIN}")}),
     (["--linger", "0"], {}),
     (["--linger", "2.5"], {"linger": 2.5}),
+    (["--at-limit", "refuse"], {"at_limit": "refuse"}),
     (["--exit-timeout", "0.1"], {"exit_timeout": 0.1}),
     (["--parent-pid", "1"], {}),
     (["--parent-pid", f"{2**31 - 1}"], {}),
@@ -270,8 +271,15 @@ def test_defaults() -> None:
                 "websocket-create",
                 "websocket-send",
                 "websocket-close",
+                "websocket-pause",
+                "websocket-resume",
+                "websocket-ping",
                 "app-background",
                 "plugin-describe",
+            ],
+            "features": [
+                *("nulls", "apps", "host-headers", "no-delay", "open-facts", "close-1005"),
+                *("close-timeout", "pause", "ping", "at-limit", "exit-timeout", "parent-pid"),
             ],
             "limits": {
                 "maxConnections": 5,

@@ -503,7 +503,7 @@ def test_subprotocols() -> None:
 
 def test_close_codes() -> None:
     """RFC 6455 section 7.4 and the registry it opens."""
-    good = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
+    good = {*range(1000, 1004), 1005, *range(1007, 1015), *range(3000, 5000)}
     for code in range(-1, 5100):
         if code in good:
             check_close(code, "")

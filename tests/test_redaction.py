@@ -133,7 +133,13 @@ def test_payloads(action: str, payload: Any, recorded: Any) -> None:
         ({"id": True}, MORE),
         ({"id": 1.5}, MORE),
         ({"id": 1, S: 1}, {"id": 1, **MORE}),
-        ({"id": 1, "headers": {"Authorization": S}}, {"id": 1, **MORE}),
+        (
+            {"id": 1, "headers": {"Authorization": S}},
+            {"id": 1, "headers": {"Authorization": HIDDEN}},
+        ),
+        ({"id": 1, "headers": {"Host": S, S: S}}, {"id": 1, "headers": {"Host": HIDDEN, **MORE}}),
+        ({"id": 1, "app": "shop"}, {"id": 1, "app": "shop"}),
+        ({"id": 1, "app": [S]}, {"id": 1, **MORE}),
         ({"id": 1, "token": S}, {"id": 1, **MORE}),
     ],
 )

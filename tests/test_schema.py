@@ -24,7 +24,10 @@ TRANSCRIPTS = {
 # What the line itself is refused for, whatever the state of things.
 REFUSED = {"invalid-request", "unknown-action", "invalid-payload"}
 # What is wrong there is more than a JSON Schema can say, or can say so that it can be read.
-BEYOND = {"invalid-payload-beyond-schema", "invalid-payload-reserved-headers"}
+BEYOND = {
+    *("invalid-payload-beyond-schema", "invalid-payload-reserved-headers"),
+    *("invalid-payload-close", "host-headers"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ NORMALIZED: list[tuple[str, Any, Any]] = [
     ("ping_interval", 0, 0),
     ("ping_timeout", 0.0, 0),
     ("linger", 2.5, 2.5),
+    ("at_limit", "refuse", "refuse"),
     ("exit_timeout", None, None),
     ("exit_timeout", 1, 1),
     ("allow_hosts", ("LocalHost",), ("localhost",)),
@@ -113,6 +114,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         *(b"none", 1, True, ["none"]),
     ),
     "linger": NO_SECONDS,
+    "at_limit": (None, "", "Evict", True, 1),
     "exit_timeout": (0, 0.0, *(value for value in NO_SECONDS if value is not None)),
 }
 

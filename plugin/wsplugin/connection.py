@@ -276,15 +276,18 @@ class Connection:
             self._countdown.set(grace)
 
     @_netted
-    def cut(self, ending: Ending) -> None:
+    def cut(self, ending: Ending, *, instead: bool = False) -> None:
         """Cut the connection at once: no Close frame, and nothing more of what the server sent.
 
-        It counts as this end, whatever had been decided before, but for a completed handshake.
+        An end that has been decided before stays as it was, unless this one counts `instead`; so
+        does a completed handshake in any case.
         """
         if self._wire is not None:
             self._wire.abort()  # first: a Close frame of ours that has not left by now never will
         if self._wire is None or self._wire.closing is None:
-            self._ending, self._cut = ending, ending.reason
+            if instead or self._ending is None:
+                self._ending = ending
+            self._cut = ending.reason
         if self.state < State.OPEN:
             self._abort_opening(ending.reason)
 

@@ -363,7 +363,7 @@ class Manager:
         """End all connections at once, and refuse all further requests."""
         self._ending = self._stopped = True
         for connection in self._of(UNSET):
-            connection.cut(EXPIRED)
+            connection.cut(EXPIRED, instead=True)
         self._check_idle()
 
     def _check_idle(self) -> None:
