@@ -108,6 +108,7 @@ NO_SIZE = (
 
 BAD: dict[str, tuple[str, ...]] = {
     "--max-connections": NO_WHOLE,
+    "--at-limit": ("", "Evict", "both", "refuse "),
     "--open-timeout": ("0", "-0", "0.0", *NO_SECONDS),
     "--close-timeout": ("0", *NO_SECONDS),
     "--ping-interval": NO_SECONDS,
