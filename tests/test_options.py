@@ -17,7 +17,8 @@ from wsplugin.options import parse
 from wsplugin.settings import Settings
 
 OPTIONS = (
-    "--max-connections", "--at-limit", "--open-timeout", "--close-timeout", "--ping-interval", "--ping-timeout",
+    "--max-connections", "--open-timeout", "--close-timeout", "--ping-interval", "--ping-timeout",
+    "--at-limit",
     "--max-message-size", "--max-line", "--max-send-buffer", "--allow-host", "--allow-insecure",
     "--block-private", "--ca-file", "--proxy", "--linger", "--log-level", "--schema", "--version",
     "--help", "--record", "--record-redact-data", "--client-cert", "--pin", "--no-system-ca",
