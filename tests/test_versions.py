@@ -93,9 +93,7 @@ def test_every_addition_has_a_feature() -> None:
             added.add(name)
             continue
         added |= {
-            field
-            if field in ("app", "headers") and name != "CreatePayload"
-            else f"{name}.{field}"
+            field if field in ("app", "headers") and name != "CreatePayload" else f"{name}.{field}"
             for field in places
             if field not in old[name]
         }
