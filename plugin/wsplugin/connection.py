@@ -114,7 +114,7 @@ class Connection:
         self.encoder = MessageEncoder(id, options.app, options.binary_type)
         self.state = State.WAITING
         self.turn = 0
-        """The number of its last turn to have its messages taken: kept by the wire."""
+        """The number of its last turn after the host was behind: kept by the manager."""
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self.read_at = self._loop.time()

@@ -20,7 +20,8 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 # What IDNA 2003 takes for another domain than UTS 46: the four that UTS 46 calls deviations, ẞ,
 # which it maps to one of them, fillers, Cherokee, whose capitals are now the one form, and five
 # ideographs whose decomposition was wrong (Unicode's Corrigendum 4).
-_CHANGED = re.compile(
+# Compiled with the first international name, since most sessions have none and all have a start.
+_CHANGED = (
     "[\u00df\u1e9e\u03c2\u200c\u200d\u115f\u1160\u17b4\u17b5\u3164\uffa0\u13a0-\u13f4"
     "\U0002f868\U0002f874\U0002f91f\U0002f95f\U0002f9bf]"
 )
@@ -97,7 +98,7 @@ def _to_ascii_by_idna_2003(host: str) -> str:
     from encodings.idna import nameprep
     from unicodedata import ucd_3_2_0
 
-    if _CHANGED.search(host) or any(ucd_3_2_0.category(each) == "Cn" for each in host):
+    if re.search(_CHANGED, host) or any(ucd_3_2_0.category(each) == "Cn" for each in host):
         raise ValueError(
             "this international host name needs the package idna: pip install 'wsplugin[idn]'"
         )

@@ -87,6 +87,7 @@ class Manager:
             1001, f"connection limit of {settings.max_connections} reached", "limit"
         )
         self._created = 0
+        self._turn = 0
         # All that have not had their `close` event.
         self._connections: dict[str, Connection] = {}
         # Of each app that has connections, and of the unnamed one.
@@ -144,9 +145,13 @@ class Manager:
                 behind.setdefault(connection.app, []).append(connection)
         for app in sorted(behind, key=last.__getitem__):
             for connection in behind[app]:
+                if self.output.full:
+                    return
+                self._turn += 1
+                connection.turn = self._turn
                 if self.turns.is_over(app):
                     connection.wait_for_turn()
-                elif not self.output.full:
+                else:
                     connection.resume()
 
     # --- actions ---

@@ -20,12 +20,12 @@ DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 
 _TOKEN = re.compile(TOKEN_PATTERN)
 
-# Headers of the opening handshake itself, of its body, which it has not, and of proxies. The
-# patterns stand for all that begin so.
-_OWN_HEADERS: Final = re.compile(
-    "connection|upgrade|content-length|transfer-encoding|expect|te|trailer|keep-alive"
-    "|proxy-.*|sec-websocket-.*"
-)
+# Headers of the opening handshake itself, of its body, which it has not, and of proxies.
+_OWN_HEADERS: Final = {
+    *("connection", "upgrade", "content-length", "transfer-encoding"),
+    *("expect", "te", "trailer", "keep-alive"),
+}
+_OWN_BEGINNINGS: Final = ("proxy-", "sec-websocket-")
 # What the host may set, and an app may not.
 _HOSTS_HEADERS: Final = ("referer", "host")
 
@@ -256,7 +256,7 @@ def _check_fields(
         lower = name.lower()
         if not _TOKEN.fullmatch(name):
             why = "the name is not an HTTP token"
-        elif _OWN_HEADERS.fullmatch(lower) or lower in forbidden:
+        elif lower in _OWN_HEADERS or lower in forbidden or lower.startswith(_OWN_BEGINNINGS):
             why = "this header cannot be set"
         elif lower in seen:
             why = "the name is given twice (case does not matter)"

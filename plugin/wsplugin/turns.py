@@ -6,7 +6,6 @@ else an app with five floods would hold up another's answer for five turns.
 """
 
 import collections
-import math
 from collections.abc import Callable, Sized
 from typing import Final
 
@@ -29,30 +28,22 @@ class Turns:
 
     def __init__(self, schedule: Callable[[Callable[[], None]], object], apps: Sized) -> None:
         self._schedule = schedule
-        self._apps = apps
+        self.apps = apps
         # How much of its turn each app has used in this round.
         self._used: dict[App, float] = {}
         self._waiting: dict[App, collections.deque[Callable[[], None]]] = {}
         self._scheduled = False
-        self._number = 0
-
-    @property
-    def size(self) -> float:
-        """How many bytes may be taken in one turn, about."""
-        return TURN_SIZE if len(self._apps) > 1 else math.inf
 
     def is_over(self, app: App) -> bool:
         """Tell whether an app has had its turn in this round."""
         return self._used.get(app, 0) >= 1
 
-    def use(self, app: App, seconds: float, size: int) -> int:
-        """Take note of so many seconds in which so many bytes were taken; number this turn."""
-        self._number += 1
-        if len(self._apps) > 1:
+    def use(self, app: App, seconds: float, size: int) -> None:
+        """Take note of so many seconds in which so many bytes were taken."""
+        if len(self.apps) > 1:
             used = self._used.get(app, 0) + max(seconds / TURN, size / TURN_SIZE)
             self._used[app] = used
             self._see_to_next_round()
-        return self._number
 
     def wait(self, app: App, go_on: Callable[[], None]) -> None:
         """Have `go_on` called in a later round: behind those of its app that wait already."""

@@ -18,7 +18,6 @@ class Listener(Protocol):
     settings: Settings
     output: Output
     turns: Turns
-    turn: int
 
     @property
     def encoder(self) -> MessageSink:
