@@ -309,6 +309,8 @@ class Peer:
         """Head of the opening handshake's request, once read."""
         self.mask = b""
         """The masking key of the last frame read."""
+        self.threads: list[threading.Thread] = []
+        """Those of the test that use it, see :meth:`end_threads`."""
         self._rest = b""
 
     def read_exact(self, size: int) -> bytes:
@@ -405,6 +407,19 @@ class Peer:
         with contextlib.suppress(ConnectionError):
             while self.sock.recv(65536):
                 pass
+
+    def end_threads(self) -> None:
+        """Shut the connection down, so that no thread goes on with it when it is closed.
+
+        Within TLS one would: OpenSSL goes on with the number of the descriptor, which another
+        test's socket may have by then.
+        """
+        if self.threads:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            for thread in self.threads:
+                thread.join(TIMEOUT)
+                assert not thread.is_alive()
 
     def reset(self) -> None:
         """End the TCP connection with RST."""

@@ -52,6 +52,7 @@ class Flood(threading.Thread):
         self.peer = peer
         self.frames = frames
         self.sent = 0
+        peer.threads.append(self)
         self.start()
 
     def run(self) -> None:

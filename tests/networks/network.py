@@ -79,7 +79,10 @@ class Network:
                     secure(peer, authority.context(SERVER))
                 peer.handshake()
                 plugin.event(ws, "open")
-                yield plugin, ws, peer
+                try:
+                    yield plugin, ws, peer
+                finally:
+                    peer.end_threads()
 
     def close(self) -> None:
         """Remove it."""

@@ -49,7 +49,9 @@ def read_on(peer: Peer, size: int) -> threading.Event:
                 if count >= size:
                     reached.set()
 
-    threading.Thread(target=read, daemon=True).start()
+    thread = threading.Thread(target=read, daemon=True)
+    peer.threads.append(thread)
+    thread.start()
     return reached
 
 

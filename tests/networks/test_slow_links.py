@@ -13,10 +13,6 @@ from networks.network import Network
 from pressure import MIB
 from tls_servers import Authority
 
-# On one version of Python: on 3.12, behind the other networks, TCP has failed for a reason that is
-# not known yet ("invalid opcode" in what the plugin received).
-pytestmark = pytest.mark.slow
-
 TCP_AND_TLS = pytest.mark.parametrize("secure", [False, True], ids=["TCP", "TLS"])
 SLOW = 70 * 1024
 """Bytes a second."""
