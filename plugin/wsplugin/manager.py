@@ -188,7 +188,8 @@ class Manager:
         check_policy(target, self.settings)
         places = self._places.get(request.app)
         if places is None:
-            places = Places(self.settings.max_connections, self._allowed)
+            limit = self.settings.max_connections
+            places = Places(limit, limit * self.settings.max_send_buffer)
         if self.settings.at_limit == "refuse" and places.is_full:
             raise RequestError("limit-reached", f"{self._limit.reason} (--at-limit refuse)")
         connection = Connection(f"ws-{self._created + 1}", target, request, self)
@@ -303,10 +304,6 @@ class Manager:
             self.output.write(encode_done(id))
 
     # --- places ---
-
-    @property
-    def _allowed(self) -> int:
-        return self.settings.max_connections * self.settings.max_send_buffer
 
     def _give_places(self, places: Places[Connection]) -> None:
         """Let connections that wait begin, as places are free; hurry those that leave."""

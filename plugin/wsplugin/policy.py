@@ -6,7 +6,6 @@ What is wrong in itself is ``invalid-payload``; what the host's options refuse i
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from wsplugin.encoding import encode
@@ -232,9 +231,7 @@ def _meant(names: tuple[str, ...], values: Iterable[str]) -> Iterator[str]:
             yield value
 
 
-def check_headers(
-    headers: Mapping[str, str], host_headers: Mapping[str, str] = MappingProxyType({})
-) -> None:
+def check_headers(headers: Mapping[str, str], host_headers: Mapping[str, str]) -> None:
     """Check the headers that an app, and the host itself, add to the opening handshake.
 
     Raises:
