@@ -3,6 +3,7 @@
 That the lines of the real plugin are valid is seen where the transcripts are played.
 """
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +138,12 @@ def test_lines_of_a_transcript(
                 # Where not all members are written there is nothing to validate.
                 if '"<more>"' not in line.text or '"open"' in line.text:
                     plugin_line.validate(example(line.value))
+
+
+def test_it_is_the_same_on_every_python(schema: Any) -> None:
+    """From 3.13 on docstrings come without their indentation."""
+    assert "\\n\\n" in json.dumps(schema)
+    assert "\\n " not in json.dumps(schema)
 
 
 @pytest.mark.parametrize(

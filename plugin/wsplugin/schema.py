@@ -1,5 +1,6 @@
 """The JSON Schema of every line in both directions, generated from the types of the contract."""
 
+import inspect
 from typing import Any, Final
 
 import msgspec
@@ -39,10 +40,16 @@ def schema() -> dict[str, Any]:
 
 
 def _plain(part: Any) -> Any:
-    """Leave out ``discriminator``, which is OpenAPI's and stops strict validators."""
+    """Leave out ``discriminator``, which is OpenAPI's and stops strict validators.
+
+    And the indentation of docstrings, which Python itself leaves out since 3.13: the schema is the
+    same on every version.
+    """
     if isinstance(part, dict):
         return {key: _plain(value) for key, value in part.items() if key != "discriminator"}
-    return [_plain(value) for value in part] if isinstance(part, list) else part
+    if isinstance(part, list):
+        return [_plain(value) for value in part]
+    return inspect.cleandoc(part) if isinstance(part, str) else part
 
 
 def schema_text() -> str:
