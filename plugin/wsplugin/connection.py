@@ -65,17 +65,19 @@ MAY_BECOME: Final = {
 }
 
 
-class Owner(Protocol):
-    """What a connection needs of the manager."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class Owner(Protocol):
+        """What a connection needs of the manager."""
 
-    settings: Settings
-    output: Output
-    turns: Turns
-    dialer: "Dialer | None"
-    """How to get to the network; None for the system's way."""
+        settings: Settings
+        output: Output
+        turns: Turns
+        dialer: "Dialer | None"
+        """How to get to the network; None for the system's way."""
 
-    def closed(self, connection: "Connection") -> None:
-        """The connection has written its last line and given back its socket."""
+        def closed(self, connection: "Connection") -> None:
+            """The connection has written its last line and given back its socket."""
 
 
 P = ParamSpec("P")
@@ -103,7 +105,7 @@ class Connection:
     and nothing else.
     """
 
-    def __init__(self, id: str, target: Target, options: NewConnection, owner: Owner) -> None:
+    def __init__(self, id: str, target: Target, options: NewConnection, owner: "Owner") -> None:
         self.id = id
         self.app = options.app
         self.target = target

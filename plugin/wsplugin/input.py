@@ -12,35 +12,37 @@ import select
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 CHUNK: Final = 65_536
 # What there is of it depends on the system.
 system: Any = select
 
 
-class Input(Protocol):
-    """The stream of the host's lines. Starts paused; calls back on the event loop."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class Input(Protocol):
+        """The stream of the host's lines. Starts paused; calls back on the event loop."""
 
-    def pause(self) -> None:
-        """Stop reading, at the latest after one chunk more."""
+        def pause(self) -> None:
+            """Stop reading, at the latest after one chunk more."""
 
-    def resume(self) -> None:
-        """Read on."""
+        def resume(self) -> None:
+            """Read on."""
 
-    def watch_end(self, on_end: Callable[[], None]) -> None:
-        """Call back when the host has closed its end, though not all may have been read.
+        def watch_end(self, on_end: Callable[[], None]) -> None:
+            """Call back when the host has closed its end, though not all may have been read.
 
-        At least once; never where the system cannot tell before all has been.
-        """
+            At least once; never where the system cannot tell before all has been.
+            """
 
-    def close(self) -> None:
-        """Read no more. The descriptor stays open."""
+        def close(self) -> None:
+            """Read no more. The descriptor stays open."""
 
 
 def open_input(
     fd: int, on_chunk: Callable[[bytes], None], loop: asyncio.AbstractEventLoop
-) -> Input:
+) -> "Input":
     """Read `fd` in the way that suits it; `on_chunk` gets ``b""`` at the end of the stream."""
     if sys.platform != "win32":
         polled = PolledInput(fd, on_chunk, loop)
@@ -72,7 +74,7 @@ def _read(fd: int) -> bytes:
             return b""
 
 
-class PolledInput(Input):
+class PolledInput:
     """Reads when the event loop says that there is something to read."""
 
     def __init__(
@@ -163,7 +165,7 @@ class Hangup:
         self._queue.close()
 
 
-class ThreadedInput(Input):
+class ThreadedInput:
     """Reads on a thread, one chunk ahead of the event loop at most."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """How a connection ends, and what of it the host is told: decided in one place."""
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
@@ -35,20 +35,22 @@ class Closing(Struct, frozen=True):
     by_server: bool
 
 
-class Handshakes(Protocol):
-    """What is to be known of a wire."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class Handshakes(Protocol):
+        """What is to be known of a wire."""
 
-    @property
-    def closing(self) -> Closing | None:
-        """The closing handshake, if both Close frames were seen and ours has left."""
+        @property
+        def closing(self) -> Closing | None:
+            """The closing handshake, if both Close frames were seen and ours has left."""
 
-    @property
-    def close_received(self) -> bool:
-        """Whether the server's Close frame has come."""
+        @property
+        def close_received(self) -> bool:
+            """Whether the server's Close frame has come."""
 
 
 def decide(
-    failure: ErrorPayload | None, ending: Ending | None, cut: str | None, wire: Handshakes | None
+    failure: ErrorPayload | None, ending: Ending | None, cut: str | None, wire: "Handshakes | None"
 ) -> Outcome:
     """Say how it ended: with the Close frame that started it, if both frames were seen.
 

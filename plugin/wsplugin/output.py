@@ -6,7 +6,7 @@ Where the bytes go is a :class:`Sink`'s business; ``sink.py`` has the one for de
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsplugin.log import fault
 
@@ -19,34 +19,36 @@ LOW_WATER: Final = 2**18
 BATCH: Final = 2**18
 
 
-class Sink(Protocol):
-    """Takes bytes for the host, in order; calls back on the event loop."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class Sink(Protocol):
+        """Takes bytes for the host, in order; calls back on the event loop."""
 
-    @property
-    def waiting(self) -> int:
-        """How many bytes have been taken by :meth:`write_later` and are not yet written."""
+        @property
+        def waiting(self) -> int:
+            """How many bytes have been taken by :meth:`write_later` and are not yet written."""
 
-    def start(self, on_written: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        """Begin; `on_lost` is called when the host has hung up."""
+        def start(self, on_written: Callable[[], None], on_lost: Callable[[], None]) -> None:
+            """Begin; `on_lost` is called when the host has hung up."""
 
-    def write_now(self, data: bytearray) -> int:
-        """Write as many bytes as can be written without waiting; return how many.
+        def write_now(self, data: bytearray) -> int:
+            """Write as many bytes as can be written without waiting; return how many.
 
-        Only while nothing is :attr:`waiting`.
+            Only while nothing is :attr:`waiting`.
 
-        Raises:
-            OSError: the host has hung up.
+            Raises:
+                OSError: the host has hung up.
 
-        """
+            """
 
-    def write_later(self, batch: bytearray) -> None:
-        """Write all of `batch`, which is the sink's from now on, as soon as it can be."""
+        def write_later(self, batch: bytearray) -> None:
+            """Write all of `batch`, which is the sink's from now on, as soon as it can be."""
 
-    def notify_at(self, level: int) -> None:
-        """Call `on_written` once, as soon as no more than `level` bytes are waiting."""
+        def notify_at(self, level: int) -> None:
+            """Call `on_written` once, as soon as no more than `level` bytes are waiting."""
 
-    def close(self) -> None:
-        """Write no more; what is waiting is lost."""
+        def close(self) -> None:
+            """Write no more; what is waiting is lost."""
 
 
 class Output:
@@ -64,7 +66,7 @@ class Output:
 
     def __init__(
         self,
-        sink: Sink,
+        sink: "Sink",
         loop: asyncio.AbstractEventLoop,
         *,
         on_drained: Callable[[], None],

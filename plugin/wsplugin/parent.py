@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 # What there is of it depends on the system.
 system: Any = select
@@ -32,11 +32,13 @@ ANDROID_WITH_PIDFD: Final = 31
 NO_SUCH_PROCESS: Final = 87
 
 
-class Descriptor(Protocol):
-    """What has a descriptor, and closes it when nobody knows it any more."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class Descriptor(Protocol):
+        """What has a descriptor, and closes it when nobody knows it any more."""
 
-    def fileno(self) -> int:
-        """Return its number."""
+        def fileno(self) -> int:
+            """Return its number."""
 
 
 class Unwatchable(Exception):
@@ -109,7 +111,7 @@ class Parent:
         return os.getppid() == self._pid if self._is_ours else exists(self._pid)
 
 
-def open_descriptor(pid: int) -> int | Descriptor | None:
+def open_descriptor(pid: int) -> "int | Descriptor | None":
     """Return what is readable when a process has ended; None where there is no such thing.
 
     Raises:

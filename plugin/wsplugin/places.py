@@ -6,30 +6,32 @@ A connection has a place from the moment it may open its socket until its ``clos
 import collections
 import math
 from collections.abc import Iterator
-from typing import Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 # How many connections may wait for a place. Only those can be many that have messages and a close
 # behind them, which no longer count for the limit of connections.
 MAX_WAITING: Final = 1000
 
 
-class Candidate(Protocol):
-    """What is to be known of a connection."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class Candidate(Protocol):
+        """What is to be known of a connection."""
 
-    @property
-    def ending(self) -> bool:
-        """Whether its end has been decided."""
+        @property
+        def ending(self) -> bool:
+            """Whether its end has been decided."""
 
-    @property
-    def held(self) -> int:
-        """About how many bytes it takes while it waits for a place."""
+        @property
+        def held(self) -> int:
+            """About how many bytes it takes while it waits for a place."""
 
-    @property
-    def deadline(self) -> float:
-        """When it will be cut; infinite if that is open."""
+        @property
+        def deadline(self) -> float:
+            """When it will be cut; infinite if that is open."""
 
 
-C = TypeVar("C", bound=Candidate)
+C = TypeVar("C", bound="Candidate")
 
 
 class Places(Generic[C]):

@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from wsplugin.input import Input, open_input
+from wsplugin.input import open_input
 from wsplugin.lines import Lines
 from wsplugin.log import fault
 from wsplugin.manager import Manager
 from wsplugin.messages import RequestError
-from wsplugin.output import BATCH, Output, Sink
+from wsplugin.output import BATCH, Output
 from wsplugin.settings import Settings
 from wsplugin.sink import DescriptorSink
 
 if TYPE_CHECKING:
+    from wsplugin.input import Input
     from wsplugin.network.opening import Dialer
+    from wsplugin.output import Sink
     from wsplugin.parent import Parent
     from wsplugin.recording.record import Recorder
 
@@ -80,8 +82,8 @@ class Session:
     def __init__(
         self,
         settings: Settings,
-        sink: Sink,
-        open_input: Callable[[Callable[[bytes], None]], Input],
+        sink: "Sink",
+        open_input: "Callable[[Callable[[bytes], None]], Input]",
         *,
         dialer: "Dialer | None" = None,
     ) -> None:

@@ -9,7 +9,7 @@ fault of the plugin.
 
 import enum
 import os
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -75,14 +75,16 @@ class Taken(enum.Enum):
 ALL: Final = Taken.ALL
 
 
-class MessageSink(Protocol):
-    """Encodes messages into the host's batch."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class MessageSink(Protocol):
+        """Encodes messages into the host's batch."""
 
-    def append_text(self, buffer: bytearray, text: str) -> None:
-        """Append the event of a text message."""
+        def append_text(self, buffer: bytearray, text: str) -> None:
+            """Append the event of a text message."""
 
-    def append_binary(self, buffer: bytearray, data: memoryview | bytes | bytearray) -> None:
-        """Append the event of a binary message."""
+        def append_binary(self, buffer: bytearray, data: memoryview | bytes | bytearray) -> None:
+            """Append the event of a binary message."""
 
 
 class Frames:
@@ -95,7 +97,7 @@ class Frames:
 
     """
 
-    def __init__(self, protocol: ClientProtocol, max_size: int, sink: MessageSink) -> None:
+    def __init__(self, protocol: ClientProtocol, max_size: int, sink: "MessageSink") -> None:
         self.pong = b""
         self._protocol = protocol
         self._max_size = max_size

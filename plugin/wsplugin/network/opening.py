@@ -31,7 +31,6 @@ from wsplugin.messages import ErrorPayload, OpenPayload
 from wsplugin.network import addresses, names, proxies
 from wsplugin.network.compression import DeflateFactory
 from wsplugin.network.exchange import EndOfStream, Exchange
-from wsplugin.network.listener import Listener
 from wsplugin.network.milestones import Milestones
 from wsplugin.network.names import Address
 from wsplugin.network.proxy_url import InvalidProxy
@@ -53,18 +52,22 @@ if TYPE_CHECKING:
 
     from websockets.proxy import Proxy
 
+    from wsplugin.network.listener import Listener
+
 USER_AGENT: Final = f"wsplugin/{__version__}"
 PROXY_AUTHENTICATION_REQUIRED: Final = 407
 
 
-class Dialer(Protocol):
-    """How names and addresses are reached: the system's way, or a simulation's."""
+if TYPE_CHECKING:
+    # For the checker alone: a Protocol that is made costs every start half a million instructions.
+    class Dialer(Protocol):
+        """How names and addresses are reached: the system's way, or a simulation's."""
 
-    async def look_up(self, host: str, port: int) -> list[Address]:
-        """Return the addresses of a name; raises ``OSError``."""
+        async def look_up(self, host: str, port: int) -> list[Address]:
+            """Return the addresses of a name; raises ``OSError``."""
 
-    async def connect(self, address: Address) -> socket.socket:
-        """Open a TCP connection; raises ``OSError``."""
+        async def connect(self, address: Address) -> socket.socket:
+            """Open a TCP connection; raises ``OSError``."""
 
 
 class SystemDialer:
@@ -74,15 +77,17 @@ class SystemDialer:
     connect = staticmethod(addresses.connect)
 
 
-class Opener(Listener, Protocol):
-    """What an attempt needs of its connection, and tells it."""
+if TYPE_CHECKING:
 
-    target: Target
-    options: NewConnection
-    read_at: float
+    class Opener(Listener, Protocol):
+        """What an attempt needs of its connection, and tells it."""
 
-    def opened(self, wire: Wire, facts: OpenPayload) -> None:
-        """The server has accepted; called before the first message is taken."""
+        target: Target
+        options: NewConnection
+        read_at: float
+
+        def opened(self, wire: Wire, facts: OpenPayload) -> None:
+            """The server has accepted; called before the first message is taken."""
 
 
 class Phase(enum.Enum):
@@ -117,7 +122,7 @@ class Attempt:
 
     """
 
-    def __init__(self, opener: Opener, dialer: Dialer, timeout: float) -> None:
+    def __init__(self, opener: "Opener", dialer: "Dialer", timeout: float) -> None:
         self._opener = opener
         self._target = opener.target
         self._settings = opener.settings

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from websockets.client import ClientProtocol
 from websockets.frames import TEXT, CloseCode
@@ -19,13 +19,15 @@ from wsplugin.network.frames import ALL, Frames, Taken, Violation, frame
 from wsplugin.network.heartbeat import Heartbeat
 from wsplugin.network.inbox import Inbox
 from wsplugin.network.keepalive import Keepalive
-from wsplugin.network.listener import Listener
 from wsplugin.network.outbox import Pieces
 from wsplugin.network.progress import Meter
 from wsplugin.network.reading import Loss, Reading
 from wsplugin.outcome import Closing
 from wsplugin.output import BATCH
 from wsplugin.turns import TURN, TURN_SIZE
+
+if TYPE_CHECKING:
+    from wsplugin.network.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        listener: Listener,
+        listener: "Listener",
         transport: asyncio.Transport,
         protocol: ClientProtocol,
         *,
