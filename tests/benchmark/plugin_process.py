@@ -78,6 +78,10 @@ class PluginProcess:
         self._watchdog.join()  # before the id is free: it could be another process's next
         self._process.wait()
 
+    def kill(self) -> None:
+        """Ends it at once, where an orderly end would read what an endless flood still sends."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+
     def _kill_after(self, seconds: float) -> threading.Timer:
         watchdog = threading.Timer(seconds, os.killpg, (self._process.pid, signal.SIGKILL))
         watchdog.daemon = True
@@ -107,6 +111,11 @@ class PluginProcess:
         if not chunk:
             late = time.perf_counter() - self.spawned > TIMEOUT
             raise PluginError(f"not done within {TIMEOUT:g} s" if late else "ended early")
+        return chunk
+
+    def read(self) -> bytes:
+        """What has come, at least a byte."""
+        chunk, self._read_ahead = self._read_ahead or self._read(), b""
         return chunk
 
     def line(self) -> bytes:
