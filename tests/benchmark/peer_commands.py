@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 PEERS = Path(__file__).parent / "peers"
 DEBIAN_GOPATH = Path("/usr/share/gocode")
-BUILD_TIMEOUT = 120  # seconds
+BUILD_TIMEOUT = 600  # seconds: a Rust peer compiles all its crates
 
 Peer = tuple[list[str], str]
 """A command, and the version of what it runs on."""
@@ -52,7 +53,25 @@ def go() -> Peer:
     return [str(folder / "plugin")], f"{version} with gorilla/websocket"
 
 
-PEER_MAKERS: dict[str, Callable[[], Peer]] = {"node": node, "node-paced": node_paced, "go": go}
+def rust() -> Peer:
+    """The peer in Rust, built from the crates in Cargo.lock."""
+    folder = PEERS / "rust"
+    program = find("cargo")
+    run(folder, {}, program, "build", "--quiet", "--release", "--locked")
+    version = run(folder, {}, find("rustc"), "--version").split()[1]
+    crates = (folder / "Cargo.lock").read_text(encoding="utf-8")
+    crate = re.findall(r'^name = "tokio-tungstenite"\nversion = "(.*)"$', crates, re.MULTILINE)
+    return [
+        str(folder / "target/release/plugin")
+    ], f"Rust {version} with tokio-tungstenite {crate[0]}"
+
+
+PEER_MAKERS: dict[str, Callable[[], Peer]] = {
+    "node": node,
+    "node-paced": node_paced,
+    "go": go,
+    "rust": rust,
+}
 
 
 def find(program: str) -> str:

@@ -24,6 +24,8 @@ class Workload:
     """Messages in one measurement, after a tenth as many to warm up."""
     plotted: tuple[str, ...] = ("cpu",)
     """The metrics that the plot shows; the table shows all."""
+    record: str = ""
+    """What a text repeats; :data:`RECORD` if nothing else is said."""
 
     def payload(self) -> bytes:
         """The payload of every message: the same `size` bytes in every run.
@@ -32,7 +34,10 @@ class Workload:
         random, since a regular pattern would flatter those whose branches it makes predictable.
         """
         if self.kind == "text":
-            return (RECORD * (self.size // len(RECORD) + 1))[: self.size]
+            record = (self.record or RECORD).encode()
+            text = (record * (self.size // len(record) + 1))[: self.size]
+            # No half a character at the end.
+            return text.decode(errors="ignore").encode().ljust(self.size)
         return random.Random(6455).randbytes(self.size)
 
     def message(self) -> dict[str, str | list[int]]:
@@ -45,9 +50,9 @@ class Workload:
         return {"type": self.kind, "data": base64.b64encode(payload).decode()}
 
 
-RECORD = (
-    b'{"seq": 1048576, "kind": "update", "body": "a line of text as chats and feeds send it"}\n'
-)
+RECORD = '{"seq": 1048576, "kind": "update", "body": "a line of text as chats and feeds send it"}\n'
+CHINESE = "我们在会议室里讨论了新版本的计划，大家都同意下周开始测试。"  # noqa: RUF001 - as people write it
+CHINESE_JSON = '{"序号": 1048576, "类型": "更新", "正文": "聊天和动态里常见的一行文字"}\n'
 
 # Counts for half a second of work in the slower plugins: long enough for their compilers to have
 # warmed up and for noise to even out, short enough for many rounds.
@@ -55,6 +60,10 @@ WORKLOADS = (
     Workload("start", "start", plotted=("wall", "memory")),
     Workload("flood-text-100", "flood", "text", 100, 100_000),
     Workload("flood-text-64k", "flood", "text", 65536, 2_000, ("cpu", "peak")),
+    Workload("flood-chinese-100", "flood", "text", 100, 100_000, record=CHINESE),
+    Workload("flood-chinese-64k", "flood", "text", 65536, 2_000, record=CHINESE),
+    Workload("flood-chinese-json-100", "flood", "text", 100, 100_000, record=CHINESE_JSON),
+    Workload("flood-chinese-json-64k", "flood", "text", 65536, 2_000, record=CHINESE_JSON),
     Workload("flood-array-1k", "flood", "arraybuffer", 1024, 8_000),
     Workload("flood-array-64k", "flood", "arraybuffer", 65536, 400, ("cpu", "peak")),
     Workload("flood-base64-1k", "flood", "base64", 1024, 40_000),

@@ -1,8 +1,11 @@
-"""`python tests/benchmark/apps.py`: what an app waits for while another one is flooded.
+"""`python tests/benchmark/neighbours.py`: what others on the same plugin cost.
 
 App A is flooded on one connection, on five, and on one again, in turns; app B has one connection
-and makes round trips meanwhile, or is flooded, too. The second column over the first is what four
-more floods cost B; the third over the first is what chance does.
+and makes round trips meanwhile, or is flooded, too. The second over the first is what four more
+floods cost B; the third over the first is what chance does.
+
+Four connections are flooded alone, beside a fifth whose consumer is slow and has it paused, and
+alone again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import sys
 import time
 
 from loopback import LoopbackServer
-from plugin_process import PluginProcess
+from plugin_process import PluginProcess, request
 
 FLOOD = "flood-base64-1k"
 TRIPS = 300
@@ -24,6 +27,8 @@ ENDLESS = 10**9
 MARK = b'"app":"B"'
 COLUMNS = (1, 5, 1)
 """How many connections of A are flooded."""
+SLOW = (False, True, False)
+"""Whether there is a fifth, paused."""
 
 
 class Host:
@@ -99,27 +104,61 @@ def share(command: list[str], server: str, floods: int) -> float:
         return ours / (theirs + ours)
 
 
+def four(command: list[str], server: str, *, paused: bool) -> float:
+    """Return the seconds that four floods take, beside a paused one or alone."""
+    with PluginProcess(command) as process:
+        host = Host(process, server)
+        if paused:
+            slow = host.create("slow", FLOOD)
+            process.write(request(0, "websocket-pause", {"id": slow}))
+            process.line()
+            host.send("slow", slow, str(ENDLESS))
+            process.line()
+        for id in [host.create("B", FLOOD) for _ in range(4)]:
+            host.send("B", id, str(ENDLESS))
+        start = time.perf_counter()
+        size = 0
+        while size < SHARE_BYTES:
+            size += host.read()[1]
+        taken = time.perf_counter() - start
+        process.kill()
+        return taken
+
+
+def ratio(words: str, first: list[float], other: list[float], again: list[float]) -> str:
+    """Say the median of the ratios of one round, and what chance does."""
+    change = [b / a for a, b in zip(first, other, strict=True)]
+    chance = [b / a for a, b in zip(first, again, strict=True)]
+    low, high = min(chance), max(chance)
+    return (
+        f"{words}: {statistics.median(change):.2f} (the first again:"
+        f" {statistics.median(chance):.2f}, {low:.2f} to {high:.2f})\n"
+    )
+
+
 def main() -> None:
     """Measure in turns, and print medians of the ratios of one round."""
-    parser = argparse.ArgumentParser(prog="python tests/benchmark/apps.py", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python tests/benchmark/neighbours.py", description=__doc__
+    )
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default: 9")
     rounds = parser.parse_args().rounds
     command = [sys.executable, "-m", "wsplugin", "--max-connections", "10"]
     server = LoopbackServer()
-    more, chance, parts = [], [], []
+    trips = list[list[float]]()
+    floods = list[list[float]]()
+    parts = list[float]()
     try:
         for _ in range(rounds):
-            one, five, again = (p99(command, server.url, floods) for floods in COLUMNS)
-            more.append(five / one)
-            chance.append(again / one)
+            trips.append([p99(command, server.url, count) for count in COLUMNS])
+            floods.append([four(command, server.url, paused=paused) for paused in SLOW])
             parts.append(share(command, server.url, 5))
     finally:
         server.close()
-    low, _, high = statistics.quantiles(chance, n=4) if rounds > 1 else (chance * 3)
     sys.stdout.write(
-        f"p99 of B, five floods of A to one: {statistics.median(more):.2f}"
-        f" (one to one: {statistics.median(chance):.2f}, half of them {low:.2f} to {high:.2f})\n"
-        f"B's part of the bytes, when it is flooded, too: {min(parts):.0%} to {max(parts):.0%}\n"
+        ratio("p99 of B, five floods of A to one", *map(list, zip(*trips, strict=True)))
+        + f"B's part of the bytes, when it is flooded, too: {min(parts):.0%} to {max(parts):.0%}\n"
+        + ratio("time of four floods, beside a paused one", *map(list, zip(*floods, strict=True)))
     )
 
 
