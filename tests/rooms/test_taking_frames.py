@@ -372,6 +372,29 @@ def test_text_split_at_all_bytes() -> None:
     assert receiver.got == [CHARACTERS] * (len(text) + 2)
 
 
+def test_broken_text_is_found_before_the_end_of_its_frame() -> None:
+    text = "Ärger".encode()
+    head = bytes((0x80 | TEXT, 100))
+    receiver = Receiver()
+    for piece in (head + text, text[:1], text[1:]):
+        receiver.receive(piece)
+        assert not receiver.got
+    receiver.receive(b"\xf4\x90")  # beyond the last character, which no more bytes can mend
+    (violation,) = receiver.got
+    assert isinstance(violation, Violation)
+    assert violation.close_code == 1007
+
+
+def test_texts_that_take_long_to_come() -> None:
+    texts = ["ä" * 40, "", "x", "\U0001f44b" * 30, "é" * 60]
+    data = b"".join(frame(TEXT, text.encode()) for text in texts)
+    for size in range(1, 9):
+        receiver = Receiver()
+        for start in range(0, len(data), size):
+            receiver.receive(data[start : start + size])
+        assert receiver.got == texts
+
+
 def test_nothing_is_left_of_a_text_that_was_broken_off() -> None:
     """Half a character must not begin the next text."""
     receiver = Receiver()

@@ -30,6 +30,7 @@ from wsplugin.network.inbox import Inbox
 # FIN and opcode of whole, uncompressed messages.
 WHOLE_TEXT: Final = 0x81
 WHOLE_BINARY: Final = 0x82
+FIN: Final = 0x80
 RSV1: Final = 0x40
 CONTROL: Final = 0x08
 LONGEST_CONTROL: Final = 125
@@ -111,6 +112,9 @@ class Frames:
         self._message = bytearray()
         self._message_is_text = False
         self._decoder: Any = None
+        # How much of the text in an unfinished frame has been checked; None before it is to be.
+        self._checked: int | None = None
+        self._checker: Any = None
 
     def take(self, inbox: Inbox, batch: bytearray, limit: int, *, wanted: bool = True) -> Taken:
         """Take whole messages as long as `batch` is not longer than `limit`, or one other frame.
@@ -152,6 +156,8 @@ class Frames:
                 elif length > max_size and not self._may_be_longer(head, length):
                     raise self._too_big()
                 if stop > end:
+                    if head & ~FIN == TEXT and start == inbox.start:
+                        self._check_unfinished(view[data:end])
                     return ALL
                 if head == WHOLE_TEXT and not fragmented:
                     # Taken, whatever comes of it: else an exception would have it taken twice.
@@ -171,7 +177,24 @@ class Frames:
         except UnicodeDecodeError as exc:
             raise _bad_text(exc) from None
         finally:
+            if start != inbox.start:
+                self._checked = None
             inbox.start = start
+
+    def _check_unfinished(self, text: memoryview) -> None:
+        """Find bad UTF-8 in a text that takes long to come, without waiting for its end.
+
+        Not with the first look: with the next read most frames are whole, and each text would be
+        decoded twice.
+        """
+        if self._checked is None:
+            self._checked = 0
+            self._checker = None
+            return
+        if self._checker is None:
+            self._checker = utf8_decoder()
+        self._checker.decode(text[self._checked :])
+        self._checked = len(text)
 
     def _may_be_longer(self, head: int, length: int) -> bool:
         """Tell whether a frame may be longer than the longest message, as it is compressed."""
@@ -212,8 +235,7 @@ class Frames:
             raise self._too_big()
         if not frame.fin:
             if self._message_is_text:
-                # Decoding each fragment as it comes finds bad UTF-8 without waiting for the rest;
-                # the decoder keeps no more than the bytes of one character.
+                # Decoding each fragment as it comes finds bad UTF-8 without waiting for the rest.
                 self._check_text(data, final=False)
             self._message += data
             return
@@ -229,9 +251,7 @@ class Frames:
 
     def _check_text(self, data: Any, *, final: bool) -> None:
         if self._decoder is None:
-            import codecs
-
-            self._decoder = codecs.getincrementaldecoder("utf-8")()
+            self._decoder = utf8_decoder()
         self._decoder.decode(data, final)
 
     def _too_big(self) -> Violation:
@@ -262,6 +282,13 @@ class Frames:
         # The parser refers to the protocol in turn, and so do the frames of its exception.
         self._protocol.parser.close()
         self._protocol.parser_exc = None
+
+
+def utf8_decoder() -> Any:
+    """Return a decoder that keeps no more than the bytes of one character."""
+    import codecs
+
+    return codecs.getincrementaldecoder("utf-8")()
 
 
 def _bad_text(exc: UnicodeDecodeError) -> Violation:
