@@ -29,6 +29,8 @@ DOCUMENTS = sorted(
         ),
     ]
 )
+# Links are absolute in what the package index shows.
+REPOSITORY = re.compile("https://github.com/wsplugin/wsplugin/(?:blob|tree)/main/")
 REFERENCE = (ROOT / "plugin/README.md").read_text(encoding="utf-8")
 OPTIONS = {
     option
@@ -41,6 +43,7 @@ OTHERS = {
     "wsplugin replay": {"--speed"},
     "pip": {"--group", "--target"},
     "pytest": {"--log-cli-level"},
+    "plugin/standalone/build.py": {"--target"},
     "tests/benchmark": {"--rounds", "--plot", "--plugin"},
     "tests/simulation": {"--runs", "--jobs", "--seed", "--trace"},
 }
@@ -71,10 +74,13 @@ def anchors(document: Path) -> set[str]:
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", prose(text_of(document)))
     for link in links:
-        if re.match(r"[a-z]+:", link):
-            continue
         path, _, anchor = link.partition("#")
-        target = (document.parent / path).resolve() if path else document
+        if ours := REPOSITORY.match(path):
+            target = ROOT / path[ours.end() :]
+        elif re.match(r"[a-z]+:", link):
+            continue
+        else:
+            target = (document.parent / path).resolve() if path else document
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
