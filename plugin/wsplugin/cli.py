@@ -30,6 +30,12 @@ SIGNALS = [
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the plugin, or what stands in for it, over stdin and stdout; ends the process."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] == "certify":
+        # It starts processes, which must not outlive it, and needs what is put off below.
+        from wsplugin.certify.command import main as certify
+
+        certify(arguments[1:])
     for number in SIGNALS:
         # Nothing has begun yet that would have to be ended.
         signal.signal(number, lambda *_: os._exit(0))
@@ -40,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # A block that glibc gives back at once raises its thresholds (mallopt(3), M_MMAP_THRESHOLD) for
     # what it keeps: else page faults take an eighth of the CPU of a flood of 64 KiB messages.
     bytes(2**20)
-    arguments = sys.argv[1:] if argv is None else argv
     recorder: Recorder | None = None
     parent_pid: int | None = None
     if arguments and arguments[0] == "replay":

@@ -25,30 +25,30 @@ def schema() -> dict[str, Any]:
         [HostLine, DoneAnswer, CreateAnswer, DescribeAnswer, PingAnswer, ErrorAnswer, Event],
         ref_template="#/$defs/{name}",
     )
-    definitions = {name: _plain(components[name]) for name in sorted(components)}
+    definitions = {name: plain(components[name]) for name in sorted(components)}
     return {
         "$schema": DIALECT,
         "title": f"wsplugin wire contract, protocol {PROTOCOL}",
         "description": "One line of JSON: from the host (HostLine) or to the host (PluginLine).",
         "anyOf": [{"$ref": "#/$defs/HostLine"}, {"$ref": "#/$defs/PluginLine"}],
         "$defs": {
-            "HostLine": _plain(host),
+            "HostLine": plain(host),
             "PluginLine": {"anyOf": plugin},
             **definitions,
         },
     }
 
 
-def _plain(part: Any) -> Any:
+def plain(part: Any) -> Any:
     """Leave out ``discriminator``, which is OpenAPI's and stops strict validators.
 
     And the indentation of docstrings, which Python itself leaves out since 3.13: the schema is the
     same on every version.
     """
     if isinstance(part, dict):
-        return {key: _plain(value) for key, value in part.items() if key != "discriminator"}
+        return {key: plain(value) for key, value in part.items() if key != "discriminator"}
     if isinstance(part, list):
-        return [_plain(value) for value in part]
+        return [plain(value) for value in part]
     return inspect.cleandoc(part) if isinstance(part, str) else part
 
 

@@ -1,0 +1,1 @@
+"""``wsplugin certify``: plays a faulty plugin to a host, and tells what promises it keeps."""

@@ -1,0 +1,73 @@
+"""Situations of a plugin that is lost: every call completes, every connection gets its close."""
+
+import msgspec
+
+from wsplugin.certify.script import Closed, Ended, Message
+from wsplugin.certify.situation import situation
+from wsplugin.certify.stage import Stage
+from wsplugin.certify.watch import Broken, shown
+
+
+@situation()
+async def death_while_pending(stage: Stage) -> None:
+    """When the plugin dies, whatever waits for an answer fails, and every connection closes."""
+    fake = await stage.begin()
+    await stage.connect(fake, "a")
+    await stage.connect(fake, "b")
+    ping = stage.call("ping", to="a")
+    await fake.request("websocket-ping")
+    send = stage.call("send", to="b", text="x")
+    await fake.request("websocket-send")
+    create, _ = await stage.create(fake, "c")
+    fake.die()
+    for call in (ping, send, create):
+        await stage.outcome(call, Ended)
+    await stage.lose("a", "b")
+    await stage.outcome(stage.call("background"), Ended)
+
+
+@situation()
+async def death_while_idle(stage: Stage) -> None:
+    """When the plugin dies and nothing waits, connections close and later calls fail at once."""
+    fake = await stage.begin()
+    await stage.connect(fake, "a")
+    fake.die()
+    await stage.lose("a")
+    await stage.outcome(stage.call("create", **{"as": "b"}, url="ws://127.0.0.1:9/"), Ended)
+    await stage.outcome(stage.call("background"), Ended)
+
+
+@situation(seconds=2)
+async def death_while_flooding(stage: Stage) -> None:
+    """When the plugin dies in a flood, what came whole is told, in order, and then the close."""
+    fake = await stage.begin()
+    ids = {name: await stage.connect(fake, name) for name in ("a", "b")}
+    for number in range(2_000):
+        fake.lines(*(fake.text(id, f"{number} {'x' * 2_000}") for id in ids.values()))
+    await stage.event("a", Message)
+    fake.die()
+    for name in ids:
+        number = 1 if name == "a" else 0
+        while isinstance(event := await stage.any_event(name), Message):
+            if event.text != f"{number} {'x' * 2_000}":
+                raise Broken(f"on {name} message {number}", shown(repr(event.text)))
+            number += 1
+        if not isinstance(event, Closed) or (event.code, event.cause) != (1006, "failure"):
+            raise Broken(f"on {name} a close with 1006 for a failure", repr(event))
+    await stage.lose()
+
+
+@situation()
+async def half_a_line(stage: Stage) -> None:
+    """When the plugin dies within a line, half a line is no line."""
+    fake = await stage.begin()
+    id = await stage.connect(fake, "a")
+    call = stage.call("ping", to="a")
+    request = await fake.request("websocket-ping")
+    fake.lines(fake.text(id, "whole"))
+    fake.write(b'{"id":%s,"response":{"rtt":' % msgspec.json.encode(request.id))
+    await stage.event("a", Message, text="whole")
+    await fake.flushed()
+    fake.die()
+    await stage.outcome(call, Ended)
+    await stage.lose("a")
