@@ -71,3 +71,49 @@ async def half_a_line(stage: Stage) -> None:
     fake.die()
     await stage.outcome(call, Ended)
     await stage.lose("a")
+
+
+@situation(process=True)
+async def last_words(stage: Stage) -> None:
+    """What waits when the plugin ends is told with its status and its last line on stderr."""
+    fake = await stage.begin()
+    await stage.connect(fake, "a")
+    call = stage.call("ping", to="a")
+    await fake.request("websocket-ping")
+    fake.write(b"first words\nwsplugin: error: the moon is full\n", "stderr")
+    await fake.flushed()
+    fake.exit(7)
+    message = (await stage.outcome(call, Ended)).message
+    for word in ("7", "the moon is full"):
+        if word not in message:
+            raise Broken(f"words with {word!r} for the lost plugin", repr(message))
+    await stage.lose("a")
+
+
+@situation()
+async def babble_amid(stage: Stage) -> None:
+    """When the plugin writes what is no JSON, all fails with it, and it is ended."""
+    fake = await stage.begin()
+    await stage.connect(fake, "a")
+    call = stage.call("ping", to="a")
+    await fake.request("websocket-ping")
+    fake.write(b"Traceback (most recent call last):\n")
+    await stage.outcome(call, Ended)
+    await stage.lose("a")
+    await fake.end()
+
+
+@situation(seconds=6)
+async def stdout_closed(stage: Stage) -> None:
+    """A plugin that closes stdout and lives on is ended, and all fails that waits for it."""
+    fake = await stage.begin()
+    await stage.connect(fake, "a")
+    if not stage.socket_pair:
+        fake.at_end = fake.stay
+    call = stage.call("ping", to="a")
+    await fake.request("websocket-ping")
+    fake.close_stdout()
+    await fake.end_of_stdin()
+    await stage.outcome(call, Ended, 10)
+    await stage.lose("a")
+    await fake.end()

@@ -73,7 +73,11 @@ class Fake:
         """Actions that are answered at once with ``{}`` and are no requests of a situation."""
         self.connections: dict[str, str | None] = {}
         """Ids of those that have had no close, and their app."""
+        self.names: dict[str, str] = {}
+        """What the script calls each, from the end of its URL."""
         self.binary_types: dict[str, str] = {}
+        self.is_known = False
+        """Whether the host has been told that it is a plugin."""
         self.encodes = True
         """Whether a line that the plugin refuses breaks a promise."""
         self.at_end: Callable[[], Coroutine[Any, Any, None]] = self.end_well
@@ -143,13 +147,22 @@ class Fake:
     async def request(self, action: str, seconds: float = CEILING) -> Request:
         """Return the host's next request, which is for `action`."""
         expected = f"the request {action}"
+        request = await self.any_request(expected, seconds)
+        if request.action != action:
+            raise Broken(expected, shown(request.line))
+        return request
+
+    async def any_request(self, expected: str = "a request", seconds: float = CEILING) -> Request:
+        """Return the host's next request."""
         request = await self._watch.wait(self._requests.get(), expected, seconds)
         if request is None:
             self._requests.put_nowait(None)
             raise Broken(expected, "the end of stdin" if self.ended.is_set() else "its death")
-        if request.action != action:
-            raise Broken(expected, shown(request.line))
         return request
+
+    async def next_or_end(self) -> Request | None:
+        """Return the next request; None at the end of stdin."""
+        return await self._requests.get()
 
     def nothing_asked(self, what: str) -> None:
         """Raise if there is a request that nobody has taken."""
@@ -213,6 +226,7 @@ class Fake:
         self._ids += 1
         id = f"ws-{self._ids}"
         self.connections[id] = request.envelope.get("app")
+        self.names[id] = request.payload["url"].rpartition("/")[2]
         self.binary_types[id] = request.payload.get("binaryType") or "arraybuffer"
         return id
 
@@ -235,6 +249,12 @@ class Fake:
     def text(self, id: str, text: str) -> dict[str, Any]:
         """Return the line of an event ``message`` with text."""
         return self.event(id, "message", type="text", data=text)
+
+    def binary(self, id: str, data: bytes) -> dict[str, Any]:
+        """Return the line of an event ``message`` with bytes, as the host has asked for them."""
+        if (kind := self.binary_types[id]) == "base64":
+            return self.event(id, "message", type=kind, data=data)
+        return self.event(id, "message", type=kind, data=[*data])
 
     def close(self, id: str, code: int, reason: str, cause: str) -> None:
         """Tell of the end of a connection."""

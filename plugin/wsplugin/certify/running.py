@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from wsplugin.certify import answering, dying, starting
+from wsplugin.certify import answering, blocking, calling, dying, pausing, starting, stopping
 from wsplugin.certify.script import Summary, Verdict
 from wsplugin.certify.situation import Situation
 from wsplugin.certify.stage import Stage
@@ -19,7 +19,7 @@ from wsplugin.certify.watch import Broken, Unplayable
 
 SITUATIONS: Final = {
     value.name: value
-    for module in (starting, answering, dying)
+    for module in (starting, calling, answering, pausing, blocking, dying, stopping)
     for value in vars(module).values()
     if isinstance(value, Situation)
 }

@@ -18,6 +18,7 @@ from wsplugin.certify.fake import Fake, Request, description
 from wsplugin.certify.script import (
     Closed,
     Done,
+    Ended,
     Event,
     Message,
     Opened,
@@ -63,7 +64,7 @@ class Stage:
         self._tasks: list[asyncio.Task[None]] = []
         self._outcomes: dict[int, asyncio.Queue[Outcome]] = collections.defaultdict(asyncio.Queue)
         self._events: dict[str, asyncio.Queue[Event]] = collections.defaultdict(asyncio.Queue)
-        self._names: dict[str, str] = {}
+        self._any: set[str] = set()
         self._ids = 0
         self._errors = b""
         self._exiting = False
@@ -235,6 +236,23 @@ class Stage:
         expected = expected or f"an outcome of call {id}"
         return await self.watch.wait(self._outcomes[id].get(), expected, seconds)
 
+    async def outcome_or_end(self, id: int) -> Outcome | None:
+        """Return the outcome of a line that not every demo can read; None if this one cannot."""
+        self._exiting = True
+        waiting = asyncio.ensure_future(self._outcomes[id].get())
+        end = self._tasks[0]
+        both: set[asyncio.Future[Any]] = {waiting, end}
+        some = asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        await self.watch.wait(some, f"an outcome of call {id}")
+        if waiting.done():
+            self._exiting = False
+            return waiting.result()
+        waiting.cancel()
+        if self._process.returncode != 2:
+            came = f"its end with status {self._process.returncode}{self.last_words()}"
+            raise Broken("of a demo that cannot read a line the exit status 2", came)
+        return None
+
     def has_outcome(self, id: int) -> bool:
         """Tell whether a call's outcome has been printed and not been taken."""
         return not self._outcomes[id].empty()
@@ -260,7 +278,10 @@ class Stage:
     async def any_event(self, on: str, expected: str = "", seconds: float = CEILING) -> Event:
         """Return a connection's next event, whatever it is."""
         expected = expected or f"an event on {on}"
-        return await self.watch.wait(self._events[on].get(), expected, seconds)
+        events = self._events[on]
+        if not events.empty():
+            return events.get_nowait()  # at once, as there may be many
+        return await self.watch.wait(events.get(), expected, seconds)
 
     def waiting_events(self, on: str) -> int:
         """Return how many events of a connection have been printed and not been taken."""
@@ -293,7 +314,19 @@ class Stage:
         self, fake: Fake, id: int = 0, described: dict[str, Any] | None = None
     ) -> None:
         """Play it with a stand-in that has been started."""
-        fake.answer(await fake.request("plugin-describe"), described or description())
+        request = await fake.request("plugin-describe")
+        await self.begin_answering(fake, request, id, described)
+
+    async def begin_answering(
+        self,
+        fake: Fake,
+        request: Request,
+        id: int = 0,
+        described: dict[str, Any] | None = None,
+    ) -> None:
+        """Play it with one that has been asked what it is."""
+        fake.answer(request, described or description())
+        fake.is_known = True
         await self.outcome(id, Done)
         self._running = fake
 
@@ -307,7 +340,6 @@ class Stage:
         """Play the opening of a connection; return its id."""
         call, request = await self.create(fake, name, **fields)
         id = fake.new_connection(request)
-        self._names[id] = name
         fake.lines(fake.answer_to(request, {"id": id}), fake.opening(id))
         await self.outcome(call, Done)
         await self.event(name, Opened)
@@ -322,6 +354,26 @@ class Stage:
         fake.lines(fake.answer_to(request), fake.text(id, "yes"))
         await self.outcome(call, Done)
         await self.event(name, Message, text="yes")
+
+    async def works_or_is_lost(self, fake: Fake, name: str, id: str) -> None:
+        """Check that a connection works, or that the host has given the plugin up for good.
+
+        After a line that no plugin writes a host may do either.
+        """
+        call = self.call("ping", to=name)
+        request = await self.watch.wait(fake.next_or_end(), "a request or the end of stdin")
+        if request is None:
+            await self.outcome(call, Ended)
+            await self.lose(name)
+            await fake.end()
+        else:
+            fake.answer(request, {"rtt": 1.0})
+            await self.outcome(call, Done)
+            await self.works(fake, name, id)
+
+    def no_matter(self, name: str) -> None:
+        """Take whatever else a connection tells."""
+        self._any.add(name)
 
     def lost(self) -> None:
         """Note that the plugin is gone, so that nothing is to be stopped at the end."""
@@ -341,30 +393,37 @@ class Stage:
             raise Broken("a status in the outcome of stop", shown(msgspec.json.encode(outcome)))
         return outcome.status
 
+    def end_script(self) -> None:
+        """Close the demo's stdin."""
+        self._exiting = True
+        assert self._process.stdin
+        self._process.stdin.close()
+
     async def finish(self) -> None:
         """Stop the host if it runs, end the demo, and check that it has printed nothing else."""
         if fake := self._running:
-            open_names = [self._names[id] for id in fake.connections if id in self._names]
+            open_names = [fake.names[id] for id in fake.connections]
             if status := await self.stop():
                 raise Broken("status 0 when stopped", f"status {status}")
             for name in open_names:
                 await self.event(
                     name, Closed, code=1001, reason="plugin shutting down", cause="shutdown"
                 )
-        self._exiting = True
-        assert self._process.stdin
-        self._process.stdin.close()
+        self.end_script()
         status = await self.watch.wait(self._process.wait(), "the demo's end")
         await self.watch.wait(self._tasks[0], "the end of the demo's stdout")
         self.watch.check()
         if status:
             raise Broken("the demo's exit status 0", f"status {status}{self.last_words()}")
-        left: Sequence[asyncio.Queue[Any]] = [*self._outcomes.values(), *self._events.values()]
+        left: list[asyncio.Queue[Any]] = [*self._outcomes.values()]
+        left += [events for name, events in self._events.items() if name not in self._any]
         for lines in left:
             if not lines.empty():
                 raise Broken("nothing more", shown(msgspec.json.encode(lines.get_nowait())))
         for fake in self._cast:
             await fake.end()
+            if fake.is_known:
+                fake.nothing_asked("more")
 
 
 NAMES: Final[dict[Any, str]] = {
