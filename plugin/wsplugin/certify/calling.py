@@ -178,6 +178,7 @@ async def not_to_be_encoded(stage: Stage) -> None:
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
     fake.encodes = False
+    fake.automatic.add("websocket-send")
     call = stage.next_id()
     stage.write_script(b'{"id":%d,"call":"send","to":"a","text":"half \\ud83d a pair"}' % call)
     outcome = await stage.outcome_or_end(call)
@@ -190,6 +191,7 @@ async def not_to_be_encoded(stage: Stage) -> None:
     if not isinstance(outcome, Invalid | Refused):
         raise Broken("the host's own refusal, or the plugin's invalid-json", repr(outcome))
     fake.encodes = True
+    fake.automatic.remove("websocket-send")
     await stage.works(fake, "a", id)
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 from wsplugin.certify.running import SITUATIONS, certify, print_line
 from wsplugin.certify.script import schema_text
 from wsplugin.certify.stage import CannotStart
+from wsplugin.certify.watch import PATIENCE
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
         parsed.expected_failures,
         functools.partial(print_line, json=parsed.json),
         socket_pair=parsed.socket_pair,
+        patience=parsed.patience,
     )
 
     async def perform() -> bool:
@@ -89,6 +91,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--socket-pair",
         help="the host starts no process: its demo gives the stand-in an end of a socket pair",
         action="store_true",
+    )
+    parser.add_argument(
+        "--patience",
+        help="seconds to wait for what should come at once: more where the host runs under a tool "
+        f"that slows it down (default {PATIENCE:g})",
+        metavar="S",
+        type=float,
+        default=PATIENCE,
     )
     parser.add_argument(
         "--schema",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from wsplugin.certify.watch import CEILING, Broken, Watch, shown
+from wsplugin.certify.watch import PATIENCE, Broken, Watch, shown
 from wsplugin.decoding import decode_request
 from wsplugin.messages import ACTIONS, FEATURES, PROTOCOL, Description, Limits, RequestError
 from wsplugin.settings import Settings
@@ -144,7 +144,7 @@ class Fake:
         else:
             self._requests.put_nowait(request)
 
-    async def request(self, action: str, seconds: float = CEILING) -> Request:
+    async def request(self, action: str, seconds: float | None = None) -> Request:
         """Return the host's next request, which is for `action`."""
         expected = f"the request {action}"
         request = await self.any_request(expected, seconds)
@@ -152,7 +152,9 @@ class Fake:
             raise Broken(expected, shown(request.line))
         return request
 
-    async def any_request(self, expected: str = "a request", seconds: float = CEILING) -> Request:
+    async def any_request(
+        self, expected: str = "a request", seconds: float | None = None
+    ) -> Request:
         """Return the host's next request."""
         request = await self._watch.wait(self._requests.get(), expected, seconds)
         if request is None:
@@ -164,16 +166,20 @@ class Fake:
         """Return the next request; None at the end of stdin."""
         return await self._requests.get()
 
+    def next_at_once(self) -> Request | None:
+        """Return the next request if there is one already."""
+        return None if self._requests.empty() else self._requests.get_nowait()
+
     def nothing_asked(self, what: str) -> None:
         """Raise if there is a request that nobody has taken."""
-        if not self._requests.empty() and (request := self._requests.get_nowait()):
+        if request := self.next_at_once():
             raise Broken(f"no request {what}", shown(request.line))
 
-    async def end_of_stdin(self, seconds: float = CEILING) -> None:
+    async def end_of_stdin(self, seconds: float | None = None) -> None:
         """Wait until the host has closed stdin."""
         await self._watch.wait(self.ended.wait(), "the end of the plugin's stdin", seconds)
 
-    async def end(self, seconds: float = CEILING) -> None:
+    async def end(self, seconds: float | None = None) -> None:
         """Wait until the process has ended."""
         await self._watch.wait(self.gone.wait(), "the end of the plugin's process", seconds)
 
@@ -200,7 +206,7 @@ class Fake:
         """Write nothing further for so long."""
         self._order(do="wait", seconds=seconds)
 
-    async def flushed(self, seconds: float = CEILING) -> None:
+    async def flushed(self, seconds: float | None = None) -> None:
         """Wait until the system has taken all that was written."""
         async with self._written:
             await self._watch.wait(
@@ -298,7 +304,7 @@ class Fake:
         if not self.gone.is_set():
             # Half of it: the other half tells of the end.
             self._writer.write_eof()
-            async with asyncio.timeout(CEILING):
+            async with asyncio.timeout(PATIENCE):
                 await self.gone.wait()
         self._writer.close()
 

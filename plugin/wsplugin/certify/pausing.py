@@ -1,5 +1,6 @@
 """Situations of slow listeners: each holds back its own server, and nobody else."""
 
+import time
 from typing import Final
 
 from wsplugin.certify.calling import has
@@ -7,12 +8,16 @@ from wsplugin.certify.fake import Fake, description
 from wsplugin.certify.script import Closed, Done, Message, Refused
 from wsplugin.certify.situation import situation
 from wsplugin.certify.stage import Stage
-from wsplugin.certify.watch import Broken
+from wsplugin.certify.watch import Broken, shown
 
 SIZE: Final = 2**16
 """Bytes of a message: sixteen of them fill a queue of the default bound, 1 MiB."""
-FULL: Final = 20
-"""Messages of which a listener that has taken some leaves more than the bound."""
+FULL: Final = 32
+"""Messages of which a listener that has taken some while they came leaves more than the bound."""
+AFTER: Final = 4
+"""Messages that are under way when the pause is asked for."""
+MUCH: Final = 2**24 // SIZE
+"""Messages that a host may have taken and its listener not: 16 MiB."""
 
 
 def large(number: int) -> str:
@@ -44,18 +49,43 @@ async def pause_when_full(stage: Stage) -> None:
     request = await fake.request("websocket-pause")
     has(request, id=id)
     # A plugin that has much to write answers behind it.
-    flood(fake, id, range(FULL, FULL + 4))
+    flood(fake, id, range(FULL, FULL + AFTER))
     fake.answer(request)
     request = await fake.request("websocket-resume")
     heard = stage.waiting_events("a")
     has(request, id=id)
-    # Eight messages are half of the bound: it is so when about sixteen have been told.
-    if not 12 <= heard < FULL + 4:
+    # Eight messages are half of the bound; the listener may have told of some more meanwhile.
+    if not FULL + AFTER - 12 <= heard < FULL + AFTER:
         raise Broken("the resume when half of the queue is told", f"it after {heard} messages")
     fake.answer(request)
-    flood(fake, id, range(FULL + 4, FULL + 6))
-    await hear(stage, "a", range(FULL + 6))
+    flood(fake, id, range(FULL + AFTER, FULL + AFTER + 2))
+    await hear(stage, "a", range(FULL + AFTER + 2))
     fake.nothing_asked("once the queue is empty")
+
+
+@situation(seconds=5)
+async def flood_held_back(stage: Stage) -> None:
+    """A flood for a slow listener waits in the server, not in the app."""
+    fake = await stage.begin()
+    fake.automatic.clear()
+    id = await stage.connect(fake, "a", delay=50)
+    most = sent = 0
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        if request := fake.next_at_once():
+            has(request, id=id)
+            if request.action != "websocket-pause":
+                raise Broken("a pause for the flood", shown(request.line))
+            fake.answer(request)
+            fake.answer(await fake.request("websocket-resume"))
+        flood(fake, id, range(sent, sent + 1))
+        await fake.flushed()
+        sent += 1
+        most = max(most, sent - stage.waiting_events("a"))
+    if most > MUCH:
+        raise Broken(f"at most {MUCH} messages of 64 KiB ahead of the listener", str(most))
+    fake.automatic = {"websocket-pause", "websocket-resume"}
+    await hear(stage, "a", range(sent))
 
 
 @situation(seconds=5)
@@ -64,7 +94,7 @@ async def pause_at_many_messages(stage: Stage) -> None:
     fake = await stage.begin()
     fake.automatic.clear()
     id = await stage.connect(fake, "a", delay=2)
-    count = 1_500
+    count = 2_000
     fake.lines(*(fake.text(id, str(number)) for number in range(count)))
     fake.answer(await fake.request("websocket-pause"))
     fake.answer(await fake.request("websocket-resume"))
@@ -81,7 +111,7 @@ async def pause_unknown(stage: Stage) -> None:
     described["actions"].remove("websocket-resume")
     fake = await stage.begin(described=described)
     fake.automatic.clear()
-    id = await stage.connect(fake, "a", delay=50)
+    id = await stage.connect(fake, "a", delay=70)
     flood(fake, id, range(FULL))
     await hear(stage, "a", range(FULL))
     await stage.works(fake, "a", id)
@@ -92,7 +122,7 @@ async def pause_refused(stage: Stage) -> None:
     """A pause that comes too late and is refused loses nothing."""
     fake = await stage.begin()
     fake.automatic.clear()
-    id = await stage.connect(fake, "a", delay=50)
+    id = await stage.connect(fake, "a", delay=70)
     flood(fake, id, range(FULL))
     request = await fake.request("websocket-pause")
     fake.automatic = {"websocket-resume"}
@@ -106,7 +136,7 @@ async def pause_refused(stage: Stage) -> None:
 async def close_behind_a_queue(stage: Stage) -> None:
     """What waits for a slow listener when its connection closes is told first."""
     fake = await stage.begin()
-    id = await stage.connect(fake, "a", delay=50)
+    id = await stage.connect(fake, "a", delay=70)
     flood(fake, id, range(FULL))
     fake.close(id, 4001, "bye", "server")
     await hear(stage, "a", range(FULL))
@@ -117,7 +147,7 @@ async def close_behind_a_queue(stage: Stage) -> None:
 async def slow_listener_alone(stage: Stage) -> None:
     """A slow listener holds up neither other connections nor calls on its own."""
     fake = await stage.begin()
-    slow = await stage.connect(fake, "slow", delay=150)
+    slow = await stage.connect(fake, "slow", delay=100)
     quick = await stage.connect(fake, "quick")
     flood(fake, slow, range(FULL))
     await stage.event("slow", Message, text=large(0))

@@ -15,7 +15,7 @@ from wsplugin.certify import answering, blocking, calling, dying, pausing, start
 from wsplugin.certify.script import Summary, Verdict
 from wsplugin.certify.situation import Situation
 from wsplugin.certify.stage import Stage
-from wsplugin.certify.watch import Broken, Unplayable
+from wsplugin.certify.watch import PATIENCE, Broken, Unplayable
 
 SITUATIONS: Final = {
     value.name: value
@@ -38,6 +38,7 @@ async def certify(
     report: Report,
     *,
     socket_pair: bool = False,
+    patience: float = PATIENCE,
 ) -> bool:
     """Play the situations to a host; return whether all went as expected.
 
@@ -47,6 +48,7 @@ async def certify(
         expected_failures: names of those that are to fail.
         report: called with each verdict as it is reached, and with the summary.
         socket_pair: see :class:`Stage`.
+        patience: the same.
 
     Raises:
         CannotStart: the command itself cannot be started.
@@ -58,7 +60,7 @@ async def certify(
 
     async def play_in_turn(situation: Situation) -> None:
         async with gate:
-            verdict = await play(command, situation, socket_pair=socket_pair)
+            verdict = await play(command, situation, socket_pair=socket_pair, patience=patience)
         if situation.name in expected_failures:
             result = {"failed": "expected-failure", "passed": "unexpected-pass"}
             verdict = msgspec.structs.replace(
@@ -88,7 +90,9 @@ async def certify(
     return not failed
 
 
-async def play(command: Sequence[str], situation: Situation, *, socket_pair: bool) -> Verdict:
+async def play(
+    command: Sequence[str], situation: Situation, *, socket_pair: bool, patience: float
+) -> Verdict:
     """Play one situation."""
     begun = time.monotonic()
 
@@ -100,7 +104,7 @@ async def play(command: Sequence[str], situation: Situation, *, socket_pair: boo
     if socket_pair and situation.process:
         return verdict("skipped", why="over a socket pair there is no process")
     with tempfile.TemporaryDirectory(prefix="certify-") as folder:
-        stage = Stage(command, Path(folder), socket_pair=socket_pair)
+        stage = Stage(command, Path(folder), socket_pair=socket_pair, patience=patience)
         plugin = None if situation.exists else str(Path(folder) / "none" / stage.executable.name)
         try:
             async with stage.open(plugin):

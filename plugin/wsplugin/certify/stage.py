@@ -25,7 +25,7 @@ from wsplugin.certify.script import (
     Outcome,
     parse_printed,
 )
-from wsplugin.certify.watch import CEILING, Broken, Watch, shown
+from wsplugin.certify.watch import PATIENCE, Broken, Watch, shown
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
@@ -49,12 +49,15 @@ class Stage:
         folder: an empty one, for this situation alone.
         socket_pair: whether the host gives the stand-in one end of a socket pair, and starts no
             process of its own.
+        patience: seconds to wait for what comes at once.
 
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, *, socket_pair: bool) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, *, socket_pair: bool, patience: float
+    ) -> None:
         self.socket_pair = socket_pair
-        self.watch = Watch()
+        self.watch = Watch(patience)
         self.executable = folder / EXECUTABLE
         self._command = command
         self._address = folder / "s"
@@ -131,7 +134,7 @@ class Stage:
         if process := getattr(self, "_process", None):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            async with asyncio.timeout(CEILING):
+            async with asyncio.timeout(PATIENCE):
                 await process.wait()
             process.stdin.close()
         for fake in self._cast:
@@ -217,7 +220,7 @@ class Stage:
         return self._ids
 
     async def outcome(
-        self, id: int, kind: type[AnyOutcome], seconds: float = CEILING
+        self, id: int, kind: type[AnyOutcome], seconds: float | None = None
     ) -> AnyOutcome:
         """Return the outcome of a call.
 
@@ -231,7 +234,9 @@ class Stage:
             raise Broken(expected, shown(msgspec.json.encode(outcome)))
         return outcome
 
-    async def any_outcome(self, id: int, expected: str = "", seconds: float = CEILING) -> Outcome:
+    async def any_outcome(
+        self, id: int, expected: str = "", seconds: float | None = None
+    ) -> Outcome:
         """Return the outcome of a call, whatever it is."""
         expected = expected or f"an outcome of call {id}"
         return await self.watch.wait(self._outcomes[id].get(), expected, seconds)
@@ -258,7 +263,7 @@ class Stage:
         return not self._outcomes[id].empty()
 
     async def event(
-        self, on: str, kind: type[AnyEvent], seconds: float = CEILING, **fields: Any
+        self, on: str, kind: type[AnyEvent], seconds: float | None = None, **fields: Any
     ) -> AnyEvent:
         """Return a connection's next event, of which some fields are known.
 
@@ -275,7 +280,7 @@ class Stage:
             raise Broken(expected, shown(msgspec.json.encode(event)))
         return event
 
-    async def any_event(self, on: str, expected: str = "", seconds: float = CEILING) -> Event:
+    async def any_event(self, on: str, expected: str = "", seconds: float | None = None) -> Event:
         """Return a connection's next event, whatever it is."""
         expected = expected or f"an event on {on}"
         events = self._events[on]
@@ -289,7 +294,7 @@ class Stage:
 
     # --- whole scenes ---
 
-    async def fake(self, seconds: float = CEILING) -> Fake:
+    async def fake(self, seconds: float | None = None) -> Fake:
         """Return the next stand-in that the host starts."""
         return await self.watch.wait(self._fakes.get(), "the start of the plugin", seconds)
 
@@ -379,13 +384,13 @@ class Stage:
         """Note that the plugin is gone, so that nothing is to be stopped at the end."""
         self._running = None
 
-    async def lose(self, *names: str, seconds: float = CEILING) -> None:
+    async def lose(self, *names: str, seconds: float | None = None) -> None:
         """Check that each of these connections gets its last event for the plugin's sake."""
         self._running = None
         for name in names:
             await self.event(name, Closed, seconds, code=1006, cause="failure")
 
-    async def stop(self, seconds: float = CEILING) -> int:
+    async def stop(self, seconds: float | None = None) -> int:
         """Have the host stopped; return the plugin's exit status."""
         outcome = await self.outcome(self.call("stop"), Done, seconds)
         self._running = None

@@ -8,12 +8,14 @@ from wsplugin.certify.script import Closed, Done, Ended, Invalid, Message, Refus
 from wsplugin.certify.situation import situation
 from wsplugin.certify.stage import FIRST_START, Stage
 from wsplugin.certify.starting import fails
-from wsplugin.certify.watch import CEILING, Broken
+from wsplugin.certify.watch import Broken
 
 STOP_LIMIT: Final = 4.0
 """Seconds for a stop that needs no kill: the two that it may take, and some for a busy machine."""
+FLOOD_LIMIT: Final = 20.0
+"""The same behind some megabytes."""
 KILL_LIMIT: Final = 9.0
-"""The same with a kill, which comes after five."""
+"""The same as STOP_LIMIT with a kill, which comes after five."""
 
 
 async def stopped(stage: Stage, limit: float = STOP_LIMIT) -> int:
@@ -160,7 +162,7 @@ async def stop_while_flooding(stage: Stage) -> None:
     messages(0)
     fake.at_end = end_with_a_flood
     await stage.event("a", Message)
-    await stopped_well(stage, CEILING)
+    await stopped_well(stage, FLOOD_LIMIT)
     for number in range(1, 2 * count):
         await stage.event("a", Message, text=f"{number} {'x' * 1_000}")
     await stage.event("a", Closed, code=1001, cause="shutdown")

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-CEILING: Final = 20.0
+PATIENCE: Final = 20.0
 """Seconds to wait for what comes at once from a host that keeps its promises."""
 SHOWN: Final = 300
 """Characters of what has come that a report repeats."""
@@ -26,9 +26,15 @@ class Unplayable(Exception):
 
 
 class Watch:
-    """What all waits of a situation share: whatever else goes wrong ends them at once."""
+    """What all waits of a situation share: whatever else goes wrong ends them at once.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds that a wait takes at most if nothing else is said.
+
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
         self._trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def report(self, trouble: Exception) -> None:
@@ -41,13 +47,14 @@ class Watch:
         if self._trouble.done():
             self._trouble.result()
 
-    async def wait(self, waiting: Awaitable[T], expected: str, seconds: float = CEILING) -> T:
+    async def wait(self, waiting: Awaitable[T], expected: str, seconds: float | None = None) -> T:
         """Return what `waiting` returns.
 
         Raises:
             Broken: it takes longer than `seconds`, or something else has gone wrong meanwhile.
 
         """
+        seconds = self.patience if seconds is None else seconds
         task: asyncio.Future[T] = asyncio.ensure_future(waiting)
         try:
             both: set[asyncio.Future[Any]] = {task, self._trouble}

@@ -1,0 +1,313 @@
+"""``wsplugin certify``: a host that keeps its promises passes, and each that breaks one is caught.
+
+The hosts that break one are the same host with a line of it changed.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from harness import PLUGIN, TIMEOUT, Plugin
+from wsplugin.certify.fake import description
+from wsplugin.certify.running import SITUATIONS
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the kit needs a POSIX system")
+
+HERE = Path(__file__).parent
+HOST = HERE / "certified_host.py"
+CERTIFY = [*PLUGIN, "certify"]
+# Some that need no time, and in which a host with one fault is to go on.
+OTHERS = {"binary-both-ways", "create-refused", "restart-after-stop"}
+
+
+def certify(
+    *options: str, host: Sequence[str] | None = None, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Certify a host; return what came of it."""
+    command = [*CERTIFY, *options, "--", *(host or [sys.executable, str(HOST)])]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=9 * TIMEOUT,
+        env=os.environ | (environment or {}),
+        check=False,
+    )
+
+
+def verdicts(stdout: str) -> dict[str, Any]:
+    """Return the lines of a report by the situation; the summary by an empty name."""
+    return {line.get("situation", ""): line for line in map(json.loads, stdout.splitlines())}
+
+
+@pytest.mark.slow
+def test_a_host_that_keeps_its_promises_passes() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        result = certify("--json", environment={"TMPDIR": folder})
+        left = [*Path(folder).iterdir()]
+    found = verdicts(result.stdout)
+    summary = found.pop("")
+    assert [line for line in found.values() if line["result"] != "passed"] == []
+    assert found.keys() == SITUATIONS.keys()
+    assert summary["passed"] == len(SITUATIONS) >= 40
+    assert summary["seconds"] <= 120
+    assert (result.returncode, result.stderr, left) == (0, "", [])
+
+
+def test_the_stand_in_says_of_itself_what_the_plugin_does() -> None:
+    with Plugin() as plugin:
+        assert plugin.request("plugin-describe")["response"] == description()
+
+
+# --- hosts that break a promise -----------------------------------------------------------------
+
+# What is replaced in the host, what by, the situations that show it, of which the first is played,
+# and which of the others cannot be played to such a host.
+MUTANTS: dict[str, tuple[str, str, str, set[str]]] = {
+    "no parent": ('"--parent-pid", str(os.getpid()), ', "", "options-appended", set()),
+    "any time to end": (', "--exit-timeout=1.5"]', "]", "options-appended", set()),
+    "any protocol": (' and described["protocol"] == 1', "", "protocol-2", set()),
+    "any name": ('described["name"] == "wsplugin"', "True", "other-name", set()),
+    "any time to start": (".result(GRACE)", ".result(60)", "command-silent", set()),
+    "leaves what is no plugin": (
+        "        self.process.kill()\n        self.over.wait()\n",
+        "        self.ended = why\n",
+        "command-silent",
+        set(),
+    ),
+    "no words for 1.0": ("returncode == 2", "returncode == 99", "plugin-of-1-0", set()),
+    "no command": ("except OSError as exc:", "except KeyError as exc:", "command-missing", set()),
+    "no last words": (": {self.errors}", "", "last-words", set()),
+    "id last": (
+        '{"id": id, "action": action, "payload": payload} | more',
+        '{"action": action, "payload": payload, "id": id} | more',
+        "id-first",
+        set(),
+    ),
+    "no app": ('{"app": call["app"]} if "app" in call else {}', "{}", "background", set()),
+    "no host headers": ('"hostHeaders" in call', "False", "create-with-everything", set()),
+    "none for zero": (
+        "if key in call}\n        if",
+        "if call.get(key)}\n        if",
+        "close-at-once",
+        set(),
+    ),
+    "unknown field": ("payload | given)", 'payload | given | {"x": 1})', "ping", set()),
+    "no round trip": ('("rtt", "status")', '("status",)', "ping", set()),
+    "dies of a text": (
+        "(Ended, ValueError, LookupError)",
+        "(Ended, KeyError)",
+        "not-to-be-encoded",
+        set(),
+    ),
+    "reads text by reads": (
+        "*ends, rest = chunk.split",
+        '*ends, rest = chunk.decode(errors="replace").encode().split',
+        "split-characters",
+        set(),
+    ),
+    "a read is a line": (
+        "parts.append(rest)",
+        "self.take(json.loads(rest)) if rest else None",
+        "split-characters",
+        set(),
+    ),
+    "connects late": (
+        "self.connections[id] = Connection(self, id, *new)",
+        "threading.Timer(0.2, self.connections.__setitem__, (id, Connection(self, id, *new))).start()",
+        "events-with-the-answer",
+        OTHERS,
+    ),
+    "one answer each": ('["id"], (None, None))', '["id"])', "answer-twice", set()),
+    "knows all who ask": ('["id"], (None, None))', '["id"])', "answer-to-nobody", set()),
+    "content in every answer": (
+        'line.get("response", {}))',
+        'line["response"])',
+        "answer-without-content",
+        set(),
+    ),
+    "an id in every create": (
+        'elif new and "id" not in',
+        'elif 0 and "id" not in',
+        "create-without-id",
+        set(),
+    ),
+    "knows all events": (
+        'if name not in ("open", "message", "error", "close"):',
+        "if False:",
+        "unknown-events",
+        set(),
+    ),
+    "knows all types": ('not in ("text", "base64")', "is None", "unknown-message-type", set()),
+    "knows all lines": ('elif "id" in line:', "else:", "lines-of-no-kind", set()),
+    "knows all connections": (
+        'self.connections.get(event["id"])',
+        'self.connections[event["id"]]',
+        "events-of-nobody",
+        set(),
+    ),
+    "leaves calls pending": (
+        "answer.set_exception(Ended(self.ended))",
+        "pass",
+        "death-while-pending",
+        set(),
+    ),
+    "leaves connections open": (
+        'connection.take("close", FAILURE',
+        'connection.take("lost", FAILURE',
+        "death-while-idle",
+        set(),
+    ),
+    "takes half a line": (
+        "        self.outgoing.put(None)\n        self.finish(why)",
+        '        self.take({"id": 3, "response": {}})\n        self.finish(why)',
+        "half-a-line",
+        {*OTHERS},
+    ),
+    "reader dies": (
+        "except (ValueError, LookupError, TypeError, AttributeError) as exc:",
+        "except ZeroDivisionError as exc:",
+        "babble-amid",
+        set(),
+    ),
+    "waits for a dumb plugin": (
+        "            status = self.process.wait(GRACE)\n        except subprocess.TimeoutExpired:\n"
+        "            self.process.kill()\n            status = self.process.wait()\n"
+        "        self.errors_end",
+        "            status = self.process.wait()\n        finally:\n            pass\n"
+        "        self.errors_end",
+        "stdout-closed",
+        set(),
+    ),
+    "kills at once": ("GRACE = 5.0", "GRACE = 1.0", "stop-with-a-silent-server", set()),
+    "kills soon": ("GRACE = 5.0", "GRACE = 3.0", "stop-kills", set()),
+    "never kills": (
+        "            status = self.process.wait(GRACE)\n        except subprocess.TimeoutExpired:\n"
+        "            self.process.kill()\n            status = self.process.wait()\n"
+        "        if not",
+        "            status = self.process.wait()\n        finally:\n            pass\n        if not",
+        "stop-kills",
+        set(),
+    ),
+    "waits for whoever holds stdout": (
+        "if not self.over.wait(1):",
+        "if not self.over.wait():",
+        "stop-with-a-grandchild",
+        set(),
+    ),
+    "waits for the dead's stdout": (
+        "if not self.over.wait(1):",
+        "if not self.over.wait():",
+        "death-with-a-grandchild",
+        set(),
+    ),
+    "leaves pending at its stop": (
+        "if not self.over.wait(1):",
+        "if False:",
+        "death-with-a-grandchild",
+        set(),
+    ),
+    "reads no stderr": (
+        "while chunk := self.process.stderr.read(65_536):",
+        "if chunk := self.process.stderr.read(65_536):",
+        "stderr-flooded",
+        set(),
+    ),
+    "waits for its stderr": (
+        "self.errors_end.join(1)",
+        "self.errors_end.join()",
+        "stderr-blocked",
+        set(),
+    ),
+    "dies with its stderr": (
+        "    demo = Demo()\n",
+        "    import signal\n    signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n    demo = Demo()\n",
+        "stderr-broken",
+        set(),
+    ),
+    "reads when it has written": (
+        '        if line.get("event")',
+        "        while not self.outgoing.empty():\n            time.sleep(0.01)\n"
+        '        if line.get("event")',
+        "stdin-unread",
+        set(),
+    ),
+    "stops when it has written": (
+        "        self.outgoing.put(None)\n        try:",
+        "        while not self.outgoing.empty():\n            time.sleep(0.01)\n        try:",
+        "stdin-unread-at-stop",
+        OTHERS,
+    ),
+    "never full": (
+        "self.size >= FULL or len(self.events) >= MANY",
+        "False",
+        "pause-when-full",
+        set(),
+    ),
+    "takes the flood": (
+        "self.size >= FULL or len(self.events) >= MANY",
+        "False",
+        "flood-held-back",
+        set(),
+    ),
+    "counts no messages": (" or len(self.events) >= MANY", "", "pause-at-many-messages", set()),
+    "resumes at once": ("self.size <= FULL // 2", "True", "pause-when-full", set()),
+    "resumes when empty": ("self.size <= FULL // 2", "self.size == 0", "pause-when-full", set()),
+    "never resumes": ('self.ask("websocket-resume")', "pass", "pause-at-many-messages", set()),
+    "resumes for the app": ("if not self.held and not", "if not", "pause-of-the-app-wins", set()),
+    "asks for what is unknown": (' and "pause" in self.host.features', "", "pause-unknown", set()),
+    "drops at the close": (
+        '            self.closed |= name == "close"\n',
+        '            self.closed |= name == "close"\n'
+        '            while name == "close" and len(self.events) > 1:\n'
+        "                self.events.popleft()\n",
+        "close-behind-a-queue",
+        set(),
+    ),
+    "all wait for one": (
+        "            time.sleep(self.delay",
+        "            with PRINTING:\n                time.sleep(self.delay",
+        "slow-listener-alone",
+        set(),
+    ),
+    "one host for ever": (
+        "self.host = Host()",
+        'self.host = getattr(self, "host", None) or Host()',
+        "restart-after-death",
+        {"restart-after-stop"},
+    ),
+    "keeps the plugin": (
+        "        demo.host.stop()\n",
+        "        time.sleep(90)\n",
+        "end-of-the-app",
+        OTHERS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_promise_is_found(name: str, tmp_path: Path) -> None:
+    old, new, situation, unplayable = MUTANTS[name]
+    source = HOST.read_text(encoding="utf-8")
+    assert old in source
+    mutant = tmp_path / "mutant.py"
+    mutant.write_text(source.replace(old, new), encoding="utf-8")
+    names = {situation, *OTHERS} - unplayable
+    only = [option for name in names for option in ("--only", name)]
+    result = certify("--json", "--patience", "3", *only, host=[sys.executable, str(mutant)])
+    found = verdicts(result.stdout)
+    assert result.returncode == 1, result
+    failed = {name for name, line in found.items() if line.get("result") == "failed"}
+    assert failed == {situation}, result.stdout
+    assert found[situation]["expected"]
+    assert found[situation]["came"]
