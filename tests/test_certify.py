@@ -6,6 +6,7 @@ The hosts that break one are the same host with a line of it changed.
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,6 +72,21 @@ def test_the_stand_in_says_of_itself_what_the_plugin_does() -> None:
 
 # --- hosts that break a promise -----------------------------------------------------------------
 
+WAIT_OR_KILL = """\
+            status = self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+"""
+WAIT = """\
+            status = self.process.wait()
+        finally:
+            pass
+"""
+WAIT_FOR_WRITER = """\
+        while not self.outgoing.empty():
+            time.sleep(0.01)
+"""
 # What is replaced in the host, what by, the situations that show it, of which the first is played,
 # and which of the others cannot be played to such a host.
 MUTANTS: dict[str, tuple[str, str, str, set[str]]] = {
@@ -124,7 +140,7 @@ MUTANTS: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "connects late": (
         "self.connections[id] = Connection(self, id, *new)",
-        "threading.Timer(0.2, self.connections.__setitem__, (id, Connection(self, id, *new))).start()",
+        "threading.Timer(0.2, self.connections.update, [{id: Connection(self, id, *new)}]).start()",
         "events-with-the-answer",
         OTHERS,
     ),
@@ -181,21 +197,16 @@ MUTANTS: dict[str, tuple[str, str, str, set[str]]] = {
         set(),
     ),
     "waits for a dumb plugin": (
-        "            status = self.process.wait(GRACE)\n        except subprocess.TimeoutExpired:\n"
-        "            self.process.kill()\n            status = self.process.wait()\n"
-        "        self.errors_end",
-        "            status = self.process.wait()\n        finally:\n            pass\n"
-        "        self.errors_end",
+        f"{WAIT_OR_KILL}        self.errors_end",
+        f"{WAIT}        self.errors_end",
         "stdout-closed",
         set(),
     ),
     "kills at once": ("GRACE = 5.0", "GRACE = 1.0", "stop-with-a-silent-server", set()),
     "kills soon": ("GRACE = 5.0", "GRACE = 3.0", "stop-kills", set()),
     "never kills": (
-        "            status = self.process.wait(GRACE)\n        except subprocess.TimeoutExpired:\n"
-        "            self.process.kill()\n            status = self.process.wait()\n"
-        "        if not",
-        "            status = self.process.wait()\n        finally:\n            pass\n        if not",
+        f"{WAIT_OR_KILL}        if not",
+        f"{WAIT}        if not",
         "stop-kills",
         set(),
     ),
@@ -237,14 +248,13 @@ MUTANTS: dict[str, tuple[str, str, str, set[str]]] = {
     ),
     "reads when it has written": (
         '        if line.get("event")',
-        "        while not self.outgoing.empty():\n            time.sleep(0.01)\n"
-        '        if line.get("event")',
+        f'{WAIT_FOR_WRITER}        if line.get("event")',
         "stdin-unread",
         set(),
     ),
     "stops when it has written": (
         "        self.outgoing.put(None)\n        try:",
-        "        while not self.outgoing.empty():\n            time.sleep(0.01)\n        try:",
+        f"{WAIT_FOR_WRITER}        try:",
         "stdin-unread-at-stop",
         OTHERS,
     ),
@@ -268,9 +278,11 @@ MUTANTS: dict[str, tuple[str, str, str, set[str]]] = {
     "asks for what is unknown": (' and "pause" in self.host.features', "", "pause-unknown", set()),
     "drops at the close": (
         '            self.closed |= name == "close"\n',
-        '            self.closed |= name == "close"\n'
-        '            while name == "close" and len(self.events) > 1:\n'
-        "                self.events.popleft()\n",
+        (
+            '            self.closed |= name == "close"\n'
+            '            while name == "close" and len(self.events) > 1:\n'
+            "                self.events.popleft()\n"
+        ),
         "close-behind-a-queue",
         set(),
     ),
@@ -295,7 +307,14 @@ MUTANTS: dict[str, tuple[str, str, str, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+def is_slow(name: str) -> bool:
+    """Tell whether it takes many seconds to find out."""
+    return SITUATIONS[MUTANTS[name][2]].seconds >= 4
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * is_slow(name)) for name in MUTANTS]
+)
 def test_a_broken_promise_is_found(name: str, tmp_path: Path) -> None:
     old, new, situation, unplayable = MUTANTS[name]
     source = HOST.read_text(encoding="utf-8")
@@ -311,3 +330,169 @@ def test_a_broken_promise_is_found(name: str, tmp_path: Path) -> None:
     assert failed == {situation}, result.stdout
     assert found[situation]["expected"]
     assert found[situation]["came"]
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+BROKEN = ("--only", "ping", "--only", "send-refused")
+"""Of these two the first fails with the host below, and the second does not."""
+
+
+@pytest.fixture
+def host_without_rtt(tmp_path: Path) -> list[str]:
+    """Return the command of a host that breaks one promise."""
+    old, new, *_ = MUTANTS["no round trip"]
+    path = tmp_path / "host.py"
+    path.write_text(HOST.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    return [sys.executable, str(path)]
+
+
+def test_the_report_says_what_was_expected_and_what_came(host_without_rtt: list[str]) -> None:
+    result = certify(*BROKEN, host=host_without_rtt)
+    assert result.returncode == 1
+    lines = sorted(result.stdout.splitlines())
+    assert re.fullmatch("    A ping .*", lines[0])
+    assert re.fullmatch(r"1 passed, 1 failed, 0 expected failures, 0 skipped in [\d.]+ s", lines[1])
+    assert re.fullmatch("ping: FAILED: expected an rtt of 12.5 ms, came Done.*", lines[2])
+    assert lines[3] == "send-refused: passed"
+
+
+@pytest.mark.parametrize(
+    ("names", "status", "results"),
+    [
+        ("ping\n", 0, {"ping": "expected-failure", "send-refused": "passed"}),
+        ("# none\n\n", 1, {"ping": "failed", "send-refused": "passed"}),
+        (
+            "ping # later\nsend-refused\n",
+            1,
+            {"ping": "expected-failure", "send-refused": "unexpected-pass"},
+        ),
+    ],
+)
+def test_failures_can_be_expected(
+    host_without_rtt: list[str], tmp_path: Path, names: str, status: int, results: dict[str, str]
+) -> None:
+    file = tmp_path / "expected"
+    file.write_text(names, encoding="utf-8")
+    options = ("--json", "--expected-failures", str(file))
+    result = certify(*options, *BROKEN, host=host_without_rtt)
+    found = verdicts(result.stdout)
+    summary = found.pop("")
+    assert {name: line["result"] for name, line in found.items()} == results
+    assert summary["expected-failures"] == [*results.values()].count("expected-failure")
+    assert result.returncode == status
+
+
+def test_what_a_socket_pair_cannot_show_is_skipped() -> None:
+    result = certify("--socket-pair", "--only", "command-exits")
+    assert result.stdout.splitlines()[0] == (
+        "command-exits: skipped: over a socket pair there is no process"
+    )
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "came"),
+    [
+        (["echo", "hello"], "hello"),
+        (["echo", '{"id": 0, "outcome": "fine"}'], "fine"),
+        (["sh", "-c", "echo the last words >&2; exit 3"], "its end with status 3: the last words"),
+    ],
+)
+def test_what_is_no_demo_fails(host: list[str], came: str) -> None:
+    result = certify("--json", "--only", "ping", host=host)
+    verdict = verdicts(result.stdout)["ping"]
+    assert verdict["result"] == "failed"
+    assert came in verdict["came"]
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the host's command is missing"),
+        (["--only", "nap", "--", "true"], "there is no situation 'nap'"),
+        (
+            ["--expected-failures", "/none/at/all", "--", "true"],
+            "cannot read /none/at/all: No such",
+        ),
+        (["--", "/none/at/all"], "/none/at/all: No such file or directory"),
+        (["--patience", "x", "--", "true"], "invalid float value"),
+    ],
+)
+def test_what_is_wrong_is_told_with_status_2(arguments: list[str], words: str) -> None:
+    result = subprocess.run(
+        [*CERTIFY, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # It starts the stand-in as a host does, tells who is there, and does nothing further.
+    host = f'"$WSPLUGIN" <&3 & echo $$ $! > {fifo}; exec sleep 300'
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [*CERTIFY, "--only", "ping", "--", "sh", "-c", f"exec 3<&0; {host}"]
+    with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(folder)}) as kit:
+        pids = [int(pid) for pid in fifo.read_text().split()]
+        assert len([*folder.iterdir()]) == 1
+        kit.send_signal(number)
+        assert kit.wait(TIMEOUT) == 1
+    assert [*folder.iterdir()] == []
+    for pid in pids:
+        # Of the stand-in nobody may have taken the status yet.
+        status = Path(f"/proc/{pid}/stat")
+        assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+# --- the schema ---------------------------------------------------------------------------------
+
+
+def test_every_line_is_as_the_schema_says(tmp_path: Path) -> None:
+    printed = subprocess.run([*CERTIFY, "--schema"], check=True, capture_output=True).stdout
+    schema = json.loads(printed)
+    Draft202012Validator.check_schema(schema)
+    script, output = tmp_path / "script", tmp_path / "output"
+    python = f"{shlex.quote(sys.executable)} {shlex.quote(str(HOST))}"
+    host = ["sh", "-c", f"tee -a {script} | {python} | tee -a {output}"]
+    situations = (
+        *("create-with-everything", "close-with-everything", "binary-both-ways", "background"),
+        *("pause-by-the-app", "ping", "opening-fails", "not-to-be-encoded", "death-while-idle"),
+        *("restart-after-stop", "text-as-it-is", "command-missing"),
+    )
+    only = [option for name in situations for option in ("--only", name)]
+    report = certify("--json", *only, host=host)
+    assert report.returncode == 0, report.stdout
+    texts = {
+        "ScriptLine": script.read_text(encoding="utf-8"),
+        "PrintedLine": output.read_text(encoding="utf-8"),
+        "ReportLine": report.stdout,
+    }
+    kinds = set()
+    for name, text in texts.items():
+        validator = Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": schema["$defs"]})
+        for line in map(json.loads, filter(None, text.split("\n"))):
+            validator.validate(line)
+            kinds |= {line.get("call"), line.get("outcome"), line.get("event"), line.get("result")}
+    assert kinds - {None} == {
+        *("create", "send", "close", "pause", "resume", "ping", "background", "stop", "start"),
+        *("ok", "refused", "ended", "invalid"),
+        *("open", "message", "error", "close"),
+        "passed",
+    }
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_situation_with_its_promise() -> None:
+    page = (HERE.parent / "host_examples" / "certify.md").read_text(encoding="utf-8")
+    table = page.partition("## The situations")[2]
+    rows = re.findall(r"^\| `([a-z0-9-]+)`(\*?) \| (.+) \|$", table, re.MULTILINE)
+    assert rows == [
+        (name, "*" * situation.process, situation.promise) for name, situation in SITUATIONS.items()
+    ]

@@ -31,6 +31,7 @@ PURE: dict[str, set[str]] = {
     "network.pins": set(),
     "network.response": set(),
     "network.compression": set(),
+    "certify.script": {"schema"},
     "recording.placeholders": set(),
     "recording.redaction": {"messages", "recording.placeholders"},
     "recording.transcript": {"recording.placeholders"},
@@ -55,6 +56,13 @@ LIBRARIES = {
         "recording.transcript",
         "recording.redaction",
         "recording.replay",
+        "certify.answering",
+        "certify.calling",
+        "certify.dying",
+        "certify.fake",
+        "certify.running",
+        "certify.script",
+        "certify.stage",
     },
     "websockets": {
         "network.compression",
@@ -225,6 +233,7 @@ def test_a_session_without_connections_loads_no_network_library() -> None:
         "argparse",
         "wsplugin.options",
         "wsplugin.parent",
+        "wsplugin.certify",
     ):
         assert name not in modules
     # But for what explains them, since no file may be left to open when the first one is made.

@@ -65,7 +65,8 @@ class Fake:
         self._writer = writer
         self._requests: asyncio.Queue[Request | None] = asyncio.Queue()
         self._writes = 0
-        self._written = asyncio.Condition()
+        self._nothing_to_write = asyncio.Event()
+        self._nothing_to_write.set()
         self._ids = 0
         self.argv: list[str] = started["argv"]
         self.parent: int = started["parent"]
@@ -109,15 +110,16 @@ class Fake:
                         self.ended.set()
                         ending = asyncio.create_task(self.at_end())
                     case "written" | "unread":
-                        async with self._written:
-                            self._writes -= 1
-                            self._written.notify_all()
+                        self._writes -= 1
+                        if not self._writes:
+                            self._nothing_to_write.set()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # killed: that its socket is reset says no more than its end
         finally:
             if ending:
                 ending.cancel()
             self.gone.set()
+            self._nothing_to_write.set()
             self._requests.put_nowait(None)
 
     def _take(self, line: bytes) -> None:
@@ -191,6 +193,7 @@ class Fake:
         if data:
             what["length"] = len(data)
             self._writes += 1
+            self._nothing_to_write.clear()
         self._writer.write(msgspec.json.encode(what) + b"\n")
         self._writer.write(data)
 
@@ -208,12 +211,8 @@ class Fake:
 
     async def flushed(self, seconds: float | None = None) -> None:
         """Wait until the system has taken all that was written."""
-        async with self._written:
-            await self._watch.wait(
-                self._written.wait_for(lambda: self._writes == 0 or self.gone.is_set()),
-                "that what the plugin writes is read",
-                seconds,
-            )
+        written = self._nothing_to_write.wait()
+        await self._watch.wait(written, "that what the plugin writes is read", seconds)
 
     def answer(self, request: Request, response: Any = None) -> None:
         """Answer with a response, ``{}`` if none is given."""
