@@ -51,9 +51,9 @@ async def stderr_broken(stage: Stage) -> None:
     await stage.works(fake, "a", id)
 
 
-def send_much(stage: Stage, fake: Fake) -> list[int]:
+async def send_much(stage: Stage, fake: Fake) -> list[int]:
     """Have more sent than a plugin takes that does not read."""
-    fake.hold_stdin()
+    await fake.hold_stdin()
     return [stage.call("send", to="a", text=f"{number}{LONG}") for number in range(SENT)]
 
 
@@ -63,7 +63,7 @@ async def stdin_unread(stage: Stage) -> None:
     fake = await stage.begin()
     await stage.connect(fake, "a")
     id = await stage.connect(fake, "b")
-    calls = send_much(stage, fake)
+    calls = await send_much(stage, fake)
     for number in range(500):
         fake.lines(fake.text(id, f"{number}{'x' * 1_000}"))
     for number in range(500):
@@ -86,7 +86,7 @@ async def stdin_unread_at_death(stage: Stage) -> None:
     """When the plugin dies without having read, what waited to be written fails."""
     fake = await stage.begin()
     await stage.connect(fake, "a")
-    calls = send_much(stage, fake)
+    calls = await send_much(stage, fake)
     fake.lines(fake.text("ws-1", "the last"))
     await stage.event("a", Message, text="the last")
     fake.die()
@@ -100,7 +100,7 @@ async def stdin_unread_at_stop(stage: Stage) -> None:
     """A plugin that does not read is killed when it is stopped, and all fails that waited."""
     fake = await stage.begin()
     await stage.connect(fake, "a")
-    calls = send_much(stage, fake)
+    calls = await send_much(stage, fake)
     fake.at_end = fake.stay
     if not await stage.stop(12):
         raise Broken("the status of a killed process", "status 0")

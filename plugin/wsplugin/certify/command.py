@@ -61,6 +61,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
         sys.exit("wsplugin certify: ended by a signal")
     except CannotStart as exc:
         parser.error(str(exc))
+    except BrokenPipeError:
+        os._exit(1)  # whoever read the report has seen enough; Python would say so at its end
     sys.exit(0 if kept else 1)
 
 

@@ -67,6 +67,7 @@ class Fake:
         self._writes = 0
         self._nothing_to_write = asyncio.Event()
         self._nothing_to_write.set()
+        self._held = asyncio.Event()
         self._ids = 0
         self.argv: list[str] = started["argv"]
         self.parent: int = started["parent"]
@@ -109,6 +110,8 @@ class Fake:
                         self._requests.put_nowait(None)
                         self.ended.set()
                         ending = asyncio.create_task(self.at_end())
+                    case "held":
+                        self._held.set()
                     case "written" | "unread":
                         self._writes -= 1
                         if not self._writes:
@@ -265,9 +268,10 @@ class Fake:
         """Tell of the end of a connection."""
         self.lines(self.event(id, "close", code=code, reason=reason, cause=cause))
 
-    def hold_stdin(self) -> None:
-        """Read no more of stdin, but for what has been asked for."""
+    async def hold_stdin(self) -> None:
+        """Read no more of stdin, but for one read of 64 KiB that may have begun."""
         self._order(do="hold")
+        await self._watch.wait(self._held.wait(), "the stand-in's obedience")
 
     def release_stdin(self) -> None:
         """Read on."""

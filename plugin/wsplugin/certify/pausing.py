@@ -143,23 +143,23 @@ async def close_behind_a_queue(stage: Stage) -> None:
     await stage.event("a", Closed, code=4001, reason="bye", cause="server")
 
 
-@situation(seconds=4)
+@situation(seconds=7)
 async def slow_listener_alone(stage: Stage) -> None:
     """A slow listener holds up neither other connections nor calls on its own."""
     fake = await stage.begin()
     slow = await stage.connect(fake, "slow", delay=200)
     quick = await stage.connect(fake, "quick")
-    flood(fake, slow, range(20))
+    flood(fake, slow, range(FULL))
     await stage.event("slow", Message, text=large(0))
     for _ in range(10):
         await stage.works(fake, "quick", quick)
         call = stage.call("ping", to="slow")
         fake.answer(await fake.request("websocket-ping"), {"rtt": 1.0})
         await stage.outcome(call, Done)
-    # Two seconds, where a few milliseconds are enough.
-    if (heard := 1 + stage.waiting_events("slow")) > 10:
+    # Three seconds, where a few milliseconds are enough.
+    if (heard := 1 + stage.waiting_events("slow")) > FULL // 2:
         raise Broken("ten rounds on another connection meanwhile", f"{heard} slow messages first")
-    await hear(stage, "slow", range(1, 20))
+    await hear(stage, "slow", range(1, FULL))
 
 
 @situation()

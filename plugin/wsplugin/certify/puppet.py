@@ -63,6 +63,7 @@ class Puppet:
                 os.kill(os.getpid(), signal.SIGKILL)
             case {"do": "hold"}:
                 self._reads.clear()
+                self._tell(tell="held")
             case {"do": "release"}:
                 self._reads.set()
             case {"do": "grandchild"}:

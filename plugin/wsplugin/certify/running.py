@@ -69,10 +69,15 @@ async def certify(
         verdicts.append(verdict)
         report(verdict)
 
+    situations = sorted(situations, key=lambda situation: -situation.seconds)
+    for situation in situations:
+        if situation.busy:
+            await play_in_turn(situation)
     try:
         async with asyncio.TaskGroup() as group:
-            for situation in sorted(situations, key=lambda situation: -situation.seconds):
-                group.create_task(play_in_turn(situation))
+            for situation in situations:
+                if not situation.busy:
+                    group.create_task(play_in_turn(situation))
     except BaseExceptionGroup as exc:
         # Each has failed in the same way.
         raise exc.exceptions[0] from None

@@ -22,10 +22,12 @@ class Situation:
     """How long it takes with a host that keeps the promise; the longest are begun first."""
     exists: bool
     """Whether the plugin's command exists."""
+    busy: bool
+    """Whether it takes so much of the processors that it is played alone, lest others be late."""
 
 
 def situation(
-    *, process: bool = False, seconds: float = 1, exists: bool = True
+    *, process: bool = False, seconds: float = 1, exists: bool = True, busy: bool = False
 ) -> Callable[[Scene], Situation]:
     """Make a situation of a function, which plays it; its docstring is the promise."""
 
@@ -33,6 +35,6 @@ def situation(
         name = scene.__name__.replace("_", "-")
         assert scene.__doc__
         promise = scene.__doc__.splitlines()[0]
-        return Situation(name, promise, scene, process, seconds, exists)
+        return Situation(name, promise, scene, process, seconds, exists, busy)
 
     return make

@@ -64,6 +64,7 @@ class Stage:
         self._fakes: asyncio.Queue[Fake] = asyncio.Queue()
         self._cast: list[Fake] = []
         self._grandchild: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+        self._demo: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._outcomes: dict[int, asyncio.Queue[Outcome]] = collections.defaultdict(asyncio.Queue)
         self._events: dict[str, asyncio.Queue[Event]] = collections.defaultdict(asyncio.Queue)
@@ -109,7 +110,7 @@ class Stage:
             lambda: asyncio.StreamReaderProtocol(stderr), os.fdopen(reading, "rb", 0)
         )
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            self._demo = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -131,12 +132,12 @@ class Stage:
     async def _clear(self) -> None:
         self._exiting = True
         self._server.close()
-        if process := getattr(self, "_process", None):
+        if self._demo:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(self._demo.pid, signal.SIGKILL)
             async with asyncio.timeout(PATIENCE):
-                await process.wait()
-            process.stdin.close()
+                await self._demo.wait()
+            self._stdin.close()
         for fake in self._cast:
             await fake.dismiss()
         while not self._grandchild.empty():
@@ -159,8 +160,19 @@ class Stage:
         self._fakes.put_nowait(fake)
         await fake.listen()
 
+    @property
+    def _process(self) -> asyncio.subprocess.Process:
+        assert self._demo
+        return self._demo
+
+    @property
+    def _stdin(self) -> asyncio.StreamWriter:
+        assert self._process.stdin
+        return self._process.stdin
+
     async def _read_stdout(self) -> None:
         assert self._process.stdout
+        line = b""
         try:
             async for line in self._process.stdout:
                 printed = parse_printed(line)
@@ -211,8 +223,7 @@ class Stage:
 
     def write_script(self, line: bytes) -> None:
         """Write a line of the script as it is."""
-        assert self._process.stdin
-        self._process.stdin.write(line + b"\n")
+        self._stdin.write(line + b"\n")
 
     def next_id(self) -> int:
         """Return the id for a line that :meth:`call` cannot write."""
@@ -401,8 +412,7 @@ class Stage:
     def end_script(self) -> None:
         """Close the demo's stdin."""
         self._exiting = True
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._stdin.close()
 
     async def finish(self) -> None:
         """Stop the host if it runs, end the demo, and check that it has printed nothing else."""

@@ -36,6 +36,8 @@ class Watch:
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self._trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # What no wait is left for is no fault of the kit's, as asyncio would tell.
+        self._trouble.add_done_callback(lambda trouble: trouble.exception())
 
     def report(self, trouble: Exception) -> None:
         """Note what no wait is for; the first counts."""
