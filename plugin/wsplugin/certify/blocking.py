@@ -54,7 +54,9 @@ async def stderr_broken(stage: Stage) -> None:
 async def send_much(stage: Stage, fake: Fake) -> list[int]:
     """Have more sent than a plugin takes that does not read."""
     await fake.hold_stdin()
-    return [stage.call("send", to="a", text=f"{number}{LONG}") for number in range(SENT)]
+    calls = [stage.call("send", to="a", text=f"{number}{LONG}") for number in range(SENT)]
+    await fake.filled()
+    return calls
 
 
 @situation(seconds=2)

@@ -68,6 +68,7 @@ class Fake:
         self._nothing_to_write = asyncio.Event()
         self._nothing_to_write.set()
         self._held = asyncio.Event()
+        self._touched = asyncio.Event()
         self._ids = 0
         self.argv: list[str] = started["argv"]
         self.parent: int = started["parent"]
@@ -101,6 +102,7 @@ class Fake:
                 data = await self._reader.readexactly(told["length"])
                 match told["tell"]:
                     case "stdin":
+                        self._touched.set()
                         *lines, rest = data.split(b"\n")
                         for line in lines:
                             self._take(b"".join([*parts, line]))
@@ -269,9 +271,14 @@ class Fake:
         self.lines(self.event(id, "close", code=code, reason=reason, cause=cause))
 
     async def hold_stdin(self) -> None:
-        """Read no more of stdin, but for one read of 64 KiB that may have begun."""
+        """Read one piece of stdin, of at most 64 KiB, and then no more."""
         self._order(do="hold")
         await self._watch.wait(self._held.wait(), "the stand-in's obedience")
+        self._touched.clear()
+
+    async def filled(self) -> None:
+        """Wait until the host writes what is not read."""
+        await self._watch.wait(self._touched.wait(), "something on the plugin's stdin")
 
     def release_stdin(self) -> None:
         """Read on."""

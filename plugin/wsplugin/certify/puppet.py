@@ -30,6 +30,7 @@ class Puppet:
         self._telling = threading.Lock()
         self._reads = threading.Event()
         self._reads.set()
+        self._pieces = 0
         # What is to be done in order; a stderr that nobody reads must not hold up stdout.
         self._jobs: dict[str, queue.SimpleQueue[Callable[[], None]]] = {
             "stdout": queue.SimpleQueue(),
@@ -62,6 +63,7 @@ class Puppet:
             case {"do": "die"}:
                 os.kill(os.getpid(), signal.SIGKILL)
             case {"do": "hold"}:
+                self._pieces = 0
                 self._reads.clear()
                 self._tell(tell="held")
             case {"do": "release"}:
@@ -71,8 +73,12 @@ class Puppet:
                 os.posix_spawn(sys.executable, python, os.environ)
 
     def _read_stdin(self) -> None:
-        while self._reads.wait() and (data := os.read(0, CHUNK)):
+        while data := os.read(0, CHUNK):
+            self._pieces += 1
             self._tell(data, tell="stdin")
+            # One piece is read in any case, so that the kit knows that the host writes.
+            if self._pieces:
+                self._reads.wait()
         self._tell(tell="end-of-stdin")
 
     def _write(self, to: str, data: bytes) -> None:
