@@ -8,6 +8,8 @@ T = TypeVar("T")
 
 PATIENCE: Final = 20.0
 """Seconds to wait for what comes at once from a host that keeps its promises."""
+READING: Final = 0.5
+"""Seconds to look at what has come."""
 SHOWN: Final = 300
 """Characters of what has come that a report repeats."""
 
@@ -60,7 +62,9 @@ class Watch:
         task: asyncio.Future[T] = asyncio.ensure_future(waiting)
         try:
             both: set[asyncio.Future[Any]] = {task, self._trouble}
-            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            # Again: a kit that was itself held up has not yet looked at what came in time.
+            for limit in (seconds, READING):
+                await asyncio.wait(both, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
             self.check()
