@@ -514,31 +514,31 @@ class Host:
             if message["event"] == "websocket-event":
                 self._take_event(message["payload"])
             return
-        answer, creates = self._pending.pop(message.get("id"), (None, None))
+        answer, creates = self._pending.get(message.get("id"), (None, None))
         if answer is None:
             return  # answered before, or asked by nobody
         if error := message.get("error"):
             settle(answer, RequestError(error["code"], error["errMsg"]))
-            return
-        if "response" not in message:
+        elif "response" not in message:
             settle(answer, PluginEnded("the plugin answered without a response or an error"))
-            return
-        if creates:
-            creates.id = message["response"]["id"]
-            # Before the next line is looked at, which may be an event of this connection.
-            self._websockets[creates.id] = creates
-            if answer.cancelled():
-                creates._leave()
-        if not answer.done():
-            answer.set_result(message["response"])
+        else:
+            if creates:
+                creates.id = message["response"]["id"]
+                # Before the next line is looked at, which may be an event of this connection.
+                self._websockets[creates.id] = creates
+                if answer.cancelled():
+                    creates._leave()
+            if not answer.done():
+                answer.set_result(message["response"])
+        # Not before: what cannot be read must fail this call with all others.
+        del self._pending[message["id"]]
 
     def _take_event(self, event: dict[str, Any]) -> None:
-        name = event["name"]
-        websocket = self._websockets.get(event["id"])
-        if name == "close":
-            self._websockets.pop(event["id"], None)
-        if websocket:
+        id, name = event["id"], event["name"]
+        if websocket := self._websockets.get(id):
             websocket.take(name, event["payload"])
+        if name == "close":
+            self._websockets.pop(id, None)
 
     def _how_it_ended(self, process: "_Process") -> str:
         if process.fault:
