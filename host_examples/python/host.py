@@ -148,7 +148,7 @@ class WebSocket:
         Code 1005 sends none. With a `timeout` the connection is cut if its end takes longer; 0
         cuts it at once.
         """
-        payload = {"id": self.id, "code": code, "reason": reason}
+        payload = {"id": self.id, "code": code} | ({"reason": reason} if reason else {})
         await self._host.request("websocket-close", payload | milliseconds(timeout))
 
     async def pause(self) -> None:

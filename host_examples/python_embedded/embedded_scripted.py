@@ -10,8 +10,6 @@ import base64
 import functools
 import json
 import os
-import select
-import socket
 import subprocess
 import sys
 import threading
@@ -33,40 +31,18 @@ class Unreadable(Exception):
 
 
 def serve_with(command: str, stdin: int, stdout: int, settings: Settings) -> int:
-    """Have a process speak for the plugin; it is killed when the host cuts it off."""
+    """Have a process speak for the plugin; what it says on stderr is why it has failed."""
     pipe = subprocess.PIPE
-    with (
-        socket.socket(fileno=os.dup(stdin)) as host,
-        subprocess.Popen([command], stdin=pipe, stdout=pipe) as process,  # noqa: S603 - the kit's
-    ):
-        assert process.stdin
-        assert process.stdout
-
-        def copy_in() -> None:
-            assert process.stdin
-            try:
-                while data := host.recv(65_536):
-                    process.stdin.write(data)
-                    process.stdin.flush()
-                process.stdin.close()
-            except OSError:
-                pass  # it reads no longer, or the host is gone
-
-        def watch() -> None:
-            hung_up = select.poll()
-            hung_up.register(stdout, 0)
-            hung_up.poll()
-            process.kill()
-
-        for target in (copy_in, watch):
-            threading.Thread(target=target, daemon=True).start()
-        try:
-            while data := os.read(process.stdout.fileno(), 65_536):
-                host.sendall(data)
-            host.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the host is gone
-        return process.wait()
+    last = b""
+    with subprocess.Popen([command], stdin=stdin, stdout=stdout, stderr=pipe) as process:  # noqa: S603 - the kit's
+        assert process.stderr
+        for line in process.stderr:
+            sys.stderr.buffer.write(line)
+            sys.stderr.flush()
+            last = line
+    if process.returncode and last:
+        raise RuntimeError(f"it ended with status {process.returncode}: {last.decode().strip()}")
+    return process.returncode
 
 
 # Which call a thread carries out: what is to be told once it has been handed to the plugin.
