@@ -88,7 +88,7 @@ runpy.run_path(demo, run_name="__main__")
 # what it is told to.
 FAKE = """
 import json, os, signal, sys, time
-answers, then = sys.argv[1:]
+answers, then, *options = sys.argv[1:]  # the last are those that a host appends
 for lines in json.load(open(answers, encoding="utf-8")):
     sys.stdin.readline()
     for line in lines:
@@ -112,6 +112,16 @@ match then:
         print("no JSON", flush=True)
         sys.stdin.read()
 """
+
+DESCRIPTION: dict[str, Any] = {
+    "name": "wsplugin",
+    "version": "1.1.0",
+    "protocol": 1,
+    "actions": [],
+    "features": [],
+    "limits": {},
+}
+"""What a fake says of itself: nothing beyond what a host has to know."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +200,10 @@ class Demo:
         return self.run("ws://127.0.0.1:1/", self.fake(answers, then))
 
     def fake(self, answers: Any, then: str) -> list[str]:
-        """Return the command line of a plugin that gives these answers."""
+        """Return the command line of a plugin that says who it is, then gives these answers."""
         file = self.folder / "answers.json"
-        file.write_text(json.dumps(answers), encoding="utf-8")
+        described = [{"id": 1, "response": DESCRIPTION}]
+        file.write_text(json.dumps([described, *answers]), encoding="utf-8")
         return [sys.executable, "-c", FAKE, str(file), then]
 
 

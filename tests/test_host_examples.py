@@ -41,7 +41,7 @@ def event(name: str, **payload: Any) -> Any:
 
 
 KILLED = "was killed by signal 9|ended with status (137|-9)"
-CREATED = [{"id": 1, "response": {"id": "ws-1"}}, event("open", headers={})]
+CREATED = [{"id": 2, "response": {"id": "ws-1"}}, event("open", headers={})]
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,14 @@ def test_a_line_of_tens_of_megabytes(demo: Demo) -> None:
     text = "ü👋" * 3_500_000  # 21 MB of UTF-8
     answers = [
         CREATED,
-        [done(2), event("message", type="text", data=text)],
-        [done(3), event("message", type="base64", data="AA==")],
+        [done(3), event("message", type="text", data=text)],
+        [done(4), event("message", type="base64", data="AA==")],
         [
-            done(4),
+            done(5),
             event("error", code="network-error", errMsg="gone"),
             event("close", code=1006, reason="gone", cause="failure"),
         ],
-        [{"id": 5, "error": {"code": "not-open", "errMsg": "closed"}}],
+        [{"id": 6, "error": {"code": "not-open", "errMsg": "closed"}}],
     ]
     stdout, stderr, status = demo.run_with(answers, "end")
     assert stdout.splitlines() == [
@@ -140,8 +140,8 @@ def test_every_pending_call_fails_when_the_plugin_ends(
 @pytest.mark.slow
 def test_a_plugin_that_does_not_end_is_killed_after_the_grace(folder: Path) -> None:
     close = event("close", code=1000, reason="", cause="server")
-    refused = {"id": 3, "error": {"code": "not-open", "errMsg": "closed"}}
-    answers = [CREATED, [done(2), close], [refused]]
+    refused = {"id": 4, "error": {"code": "not-open", "errMsg": "closed"}}
+    answers = [CREATED, [done(3), close], [refused]]
     found = [name for name, example in DEMOS.items() if not missing(example)]
     # A thread cannot be killed: the embedded host ends the stream, which the plugin obeys.
     demos = [demo for name in found if not (demo := build(name, folder)).embedded]

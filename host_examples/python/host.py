@@ -347,13 +347,15 @@ class Host:
             raise
 
     def _check(self, description: Any) -> None:
+        if not isinstance(description, dict):
+            raise PluginEnded(f"the plugin is no wsplugin: it describes itself as {description!r}")
         name, protocol = description.get("name"), description.get("protocol")
         if name != "wsplugin":
             raise PluginEnded(f"the plugin is no wsplugin: its name is {name!r}")
         if protocol != 1:
             raise PluginEnded(f"the plugin speaks protocol {protocol!r}, this host protocol 1")
         self.description = description
-        self.features = frozenset(description.get("features", ()))
+        self.features = frozenset(description.get("features") or ())
         assert self._process
         self._process.longest_line = sys.maxsize
 
@@ -508,8 +510,9 @@ class Host:
 
     def _take(self, line: bytes) -> None:
         """Take a line of the plugin's: an event, an answer, or what a later one may add."""
-        self._show("<", line.decode())
-        message = json.loads(line)
+        text = line.decode()
+        self._show("<", text)
+        message = json.loads(text)
         if "event" in message:
             if message["event"] == "websocket-event":
                 self._take_event(message["payload"])

@@ -294,13 +294,15 @@ class Host:
             raise PluginEnded(f"the plugin did not describe itself in {timeout:g} s") from None
         except RequestError as exc:
             raise PluginEnded(f"the plugin did not describe itself: {exc}") from exc
+        if not isinstance(description, dict):
+            raise PluginEnded(f"the plugin is no wsplugin: it describes itself as {description!r}")
         name, protocol = description.get("name"), description.get("protocol")
         if name != "wsplugin":
             raise PluginEnded(f"the plugin is no wsplugin: its name is {name!r}")
         if protocol != 1:
             raise PluginEnded(f"the plugin speaks protocol {protocol!r}, this host protocol 1")
         self.description = description
-        self.features = frozenset(description.get("features", ()))
+        self.features = frozenset(description.get("features") or ())
 
     def __enter__(self) -> Self:
         return self
