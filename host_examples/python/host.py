@@ -28,7 +28,6 @@ import base64
 import itertools
 import json
 import os
-import queue
 import shlex
 import subprocess
 import sys
@@ -44,6 +43,8 @@ REST = 1.0
 LONGEST_FIRST_LINE = 1_048_576
 """Bytes without a line feed that show, before the description has come, that none will come."""
 LONGEST_ERROR_LINE = 65_536
+LONGEST_ERRORS = 1_048_576
+"""Bytes of the plugin's stderr that may wait for the app's."""
 
 Cause = Literal["host", "server", "limit", "background", "shutdown", "failure"]
 
@@ -485,16 +486,18 @@ class Host:
         try:
             ends = [process.exited, process.stdout_ended]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            # One that has closed its stdout will say nothing any more, alive or not.
-            process.close_stdin()
-            await asyncio.wait([process.exited], timeout=GRACE)
-            process.kill()
-            await asyncio.wait([process.exited], timeout=GRACE)
-            await asyncio.wait([process.stdout_ended, process.stderr_ended], timeout=REST)
-            await process.stderr.finish()
-        finally:
-            process.close()
-            self._end(self._how_it_ended(process))
+        finally:  # or the event loop is about to end, and has cancelled this
+            try:
+                # One that has closed its stdout will say nothing any more, alive or not.
+                process.close_stdin()
+                await asyncio.wait([process.exited], timeout=GRACE)
+                process.kill()
+                await asyncio.wait([process.exited], timeout=GRACE)
+                await asyncio.wait([process.stdout_ended, process.stderr_ended], timeout=REST)
+                await process.stderr.finish()
+            finally:
+                process.close()
+                self._end(self._how_it_ended(process))
 
     def _write(self, line: str) -> None:
         self._show(">", line)
@@ -703,8 +706,10 @@ class _Stderr:
         self._to = to
         self._end = b""
         self._line = b""
-        # What waits for the app's stderr: bounded, because that may be stuck.
-        self._waiting: queue.Queue[bytes] = queue.Queue(maxsize=64)
+        # What waits for the app's stderr, which may be stuck.
+        self._waiting = bytearray()
+        self._changed = threading.Condition()
+        self._over = False
         self._writer: threading.Thread | None = None
 
     def take(self, data: bytes) -> None:
@@ -730,7 +735,9 @@ class _Stderr:
         if self._line:
             self._call(self._line)
         if self._writer:
-            self._pass_on(b"")
+            with self._changed:
+                self._over = True
+                self._changed.notify()
             await asyncio.to_thread(self._writer.join, REST)
 
     def _call(self, line: bytes) -> None:
@@ -744,24 +751,37 @@ class _Stderr:
         if self._writer is None:
             self._writer = threading.Thread(target=self._write, name="plugin stderr", daemon=True)
             self._writer.start()
-        try:
-            self._waiting.put_nowait(data)
-        except queue.Full:
-            pass  # stuck: what does not fit is lost, but the plugin and the loop go on
+        with self._changed:
+            # Stuck: what does not fit is lost, but the plugin and the loop go on.
+            if len(self._waiting) + len(data) <= LONGEST_ERRORS:
+                self._waiting += data
+                self._changed.notify()
 
     def _write(self) -> None:
         """Write to the app's stderr, on a thread, because that may be stuck."""
-        while data := self._waiting.get():
-            stream = sys.stderr  # None in a windowed app
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._over)
+                if not self._waiting:
+                    return
+                data, self._waiting = self._waiting, bytearray()
             try:
-                # Below its buffer: a thread that waits with the buffer's lock in its hand would
-                # have the interpreter abort when the app ends.
-                os.write(stream.fileno(), data)
+                write_stderr(data)
             except (AttributeError, OSError, ValueError):
-                try:
-                    stream.write(data.decode(errors="replace"))
-                except (AttributeError, OSError, ValueError):
-                    pass  # there is none, or it is broken: that is no reason to stop reading
+                pass  # there is none, or it is broken: that is no reason to stop reading
+
+
+def write_stderr(data: bytearray) -> None:
+    """Write to the app's stderr, whatever that is; None in a windowed app."""
+    try:
+        fd = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        sys.stderr.write(data.decode(errors="replace"))  # a stand-in
+        return
+    # Below its buffer: a thread that waits with the buffer's lock in its hand would have the
+    # interpreter abort when the app ends.
+    while data:
+        del data[: os.write(fd, data)]
 
 
 def encode(request: Mapping[str, Any]) -> str:
