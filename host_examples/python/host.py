@@ -462,6 +462,16 @@ class Host:
         if not self._ended:
             self._write(encode({"id": next(self._ids), "action": action, "payload": payload}))
 
+    @property
+    def ended(self) -> str:
+        """Why there is nobody to ask, "" while there is a plugin."""
+        return self._ended
+
+    async def wait_ended(self) -> str:
+        """Wait for the plugin's end, when all has been told, and return how it ended."""
+        await asyncio.wait([self._life])
+        return self._ended
+
     async def stop(self, grace: float = GRACE) -> int:
         """End the plugin in good order and return its exit status; a second time, the same.
 

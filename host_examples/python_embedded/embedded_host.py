@@ -484,7 +484,7 @@ class Host:
             if reason:
                 self._shut_down(socket.SHUT_RDWR)
             self._see_off(GRACE)
-            self._end(reason or f"the plugin ended with status {self._status}{self._failure}")
+            self._end(reason or self._how_it_ended())
 
     def _take(self, line: bytes) -> None:
         """Take a line of the plugin's: an event, an answer, or what a later one may add."""
@@ -518,6 +518,11 @@ class Host:
             websocket.take(name, event["payload"])
         if name == "close":
             self._websockets.pop(id, None)
+
+    def _how_it_ended(self) -> str:
+        if self._plugin.is_alive():
+            return "the plugin does not end, though it has been cut off"
+        return f"the plugin ended with status {self._status}{self._failure}"
 
     def _end(self, reason: str) -> None:
         """Fail what is pending, and close every connection that had no close yet."""
