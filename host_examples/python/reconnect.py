@@ -16,6 +16,7 @@ without a word; and to send nothing twice.
 import asyncio
 import random
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 
 from host import Close, Event, Host, Message, Open, PluginEnded, RequestError, WebSocket
@@ -114,12 +115,26 @@ def show(event: Event) -> None:
             print(f"close: {code} {reason} ({cause})", flush=True)
 
 
+def read_lines(lines: "asyncio.Queue[str]") -> None:
+    """Have a thread read stdin, "" being its end."""
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        for line in iter(sys.stdin.readline, ""):
+            loop.call_soon_threadsafe(lines.put_nowait, line)
+        loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    threading.Thread(target=read, daemon=True).start()
+
+
 async def main(url: str, *command: str) -> None:
     """Keep a connection, and send what comes on stdin, until that ends."""
-    async with Supervisor(lambda: Host(*command)) as supervisor:
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    async with Supervisor(lambda: Host(*command)) as supervisor, asyncio.TaskGroup() as group:
         link = Link(lambda: supervisor.create(url), show)
-        running = asyncio.create_task(link.run())
-        while line := await asyncio.to_thread(sys.stdin.readline):
+        running = group.create_task(link.run())
+        read_lines(lines)
+        while line := await lines.get():
             try:
                 if line.strip() == "network":
                     await link.network_changed()
@@ -128,7 +143,6 @@ async def main(url: str, *command: str) -> None:
             except (RequestError, PluginEnded) as failure:
                 print("maybe sent, maybe not:", failure, flush=True)
         running.cancel()
-        await asyncio.wait([running])
 
 
 if __name__ == "__main__":

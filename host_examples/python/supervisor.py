@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
 
-from host import Host, PluginEnded, WebSocket
+from host import Host, PluginEnded, WebSocket, report
 
 DELAYS = (0.0, 0.0, 0.5, 1.0, 2.0)
 """Seconds before a start, by how many there were in the period."""
@@ -46,6 +46,7 @@ class Supervisor:
         self._starts: deque[float] = deque(maxlen=len(DELAYS))
         self._failure = "the plugin has not been started"
         self._changed = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -62,7 +63,7 @@ class Supervisor:
 
     async def create(self, url: str, **options: Any) -> WebSocket:
         """Create a connection, see :meth:`Host.create`; where there is no plugin, wait for one."""
-        while self._host.ended and not self._failure:
+        while not self._failure and self._host.ended:
             await self._changed.wait()
         if self._failure:
             raise PluginEnded(self._failure)
@@ -70,11 +71,13 @@ class Supervisor:
 
     async def background(self, app: str | None = None) -> None:
         """Tell that the app leaves the screen; where there is no plugin, nothing has to end."""
-        if not self._host.ended:
+        if not self._failure and not self._host.ended:
             await self._host.background(app)
 
     async def stop(self) -> int:
         """End the plugin for good, and return its exit status."""
+        if self._keeper is None:
+            raise PluginEnded(self._failure)
         self._change("the host has stopped the plugin")
         self._keeper.cancel()
         await asyncio.wait([self._keeper])
@@ -99,8 +102,9 @@ class Supervisor:
                     except PluginEnded as exc:
                         reason = str(exc)
                 self._change("")
-        finally:  # by a fault of `make` or `tell`, too: nobody may wait for ever
-            self._change(self._failure or "nobody starts the plugin again")
+        except Exception as exc:  # noqa: BLE001 - a fault of `make`, whatever it is
+            self._change(f"nobody starts the plugin again: {exc!r}")
+            report("the supervisor cannot go on", exc)
 
     async def _wait_for_turn(self, reason: str) -> None:
         """Wait as long as it takes before the next start."""
@@ -110,14 +114,20 @@ class Supervisor:
         count = len(self._starts)
         if count < len(DELAYS):
             delay = DELAYS[count]
-            self._tell(f"{reason}; it is started again" + (f" in {delay:g} s" if delay else ""))
+            self._say(f"{reason}; it is started again" + (f" in {delay:g} s" if delay else ""))
             await asyncio.sleep(delay)
         else:
             delay = self._starts[0] + PERIOD - now
             self._change(f"{reason}; it was started {count} times within {PERIOD / 60:g} minutes")
-            self._tell(f"{self._failure}, and is not for another {delay:.0f} s")
+            self._say(f"{self._failure}, and is not for another {delay:.0f} s")
             await asyncio.sleep(delay)
             self._change("")
+
+    def _say(self, words: str) -> None:
+        try:
+            self._tell(words)
+        except Exception as exc:  # noqa: BLE001 - the app's, whatever it is
+            report("tell has failed", exc)
 
     def _change(self, failure: str) -> None:
         """Say whether a `create` fails, and have those look that wait."""
