@@ -292,6 +292,31 @@ def test_one_slow_listener_does_not_hold_another_connection() -> None:
             peer.end_threads()
 
 
+def test_many_queued_events_are_told_in_linear_time() -> None:
+    program = """
+describe(features=[])
+create()
+sys.stdout.write((json.dumps(text("x")) + "\\n") * 200_000)
+sys.stdout.flush()
+write(event("close", code=1000, reason="", cause="server"))
+answer()
+to_end()
+"""
+
+    class Slow(Recorder):
+        def on_open(self, websocket: WebSocket, headers: dict[str, str]) -> None:
+            assert self.may_go_on.acquire(timeout=TIMEOUT)
+
+    recorder = Slow()
+    with Host(serve=served_by(program)) as host:
+        host.create("ws://127.0.0.1/", recorder)
+        host.describe()  # answered when all has been read
+        recorder.may_go_on.release()
+        # Of a queue that moves all the others for each this would take minutes.
+        assert recorder.closed.result(TIMEOUT) == (1000, "", "server")
+    assert len(recorder.messages) == 200_000
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 GRACE = 5.0
 """Seconds that the plugin has to end by itself before it is killed."""
@@ -450,8 +450,8 @@ class Host:
         line = encode(request)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[id] = answer, creates
-        self._write(line)
         try:
+            self._write(line)
             await self._process.writable.wait()
             return await answer
         finally:
@@ -625,7 +625,7 @@ class _Process(asyncio.SubprocessProtocol):
 
     def write(self, data: bytes) -> None:
         """Write to its stdin; after its end, to nobody."""
-        if self._stdin_open:
+        if self._stdin_open and not self._stdin.is_closing():
             self._stdin.write(data)
 
     def close_stdin(self) -> None:
@@ -651,14 +651,11 @@ class _Process(asyncio.SubprocessProtocol):
     @property
     def _stdin(self) -> asyncio.WriteTransport:
         assert self.transport
-        stdin = self.transport.get_pipe_transport(0)
-        assert isinstance(stdin, asyncio.WriteTransport)
-        return stdin
+        return cast(asyncio.WriteTransport, self.transport.get_pipe_transport(0))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the process from the event loop."""
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self.transport = transport
+        self.transport = cast(asyncio.SubprocessTransport, transport)
 
     def pause_writing(self) -> None:
         """Have requests wait: the plugin does not read as fast as the app asks."""
