@@ -278,7 +278,7 @@ class Host:
         self._socket, theirs = socket.socketpair()
         self._plugin = self._start("plugin", self._serve, theirs)
         self._reader = self._start("reader", self._read)
-        self._start("writer", self._write)
+        self._writer = self._start("writer", self._write)
         try:
             self._check(start_timeout)
         except BaseException:
@@ -435,6 +435,7 @@ class Host:
         self._reader.join(REST)
         self._shut_down(socket.SHUT_RDWR)
         self._reader.join(GRACE)
+        self._writer.join(REST)
         self._socket.close()
         return self._status
 
