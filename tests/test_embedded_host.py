@@ -85,7 +85,7 @@ WRONG = {
 def test_what_is_no_plugin_is_told_as_such(program: str, words: str) -> None:
     waits = 0.5 if "0.5 s" in words else TIMEOUT
     before = set(threading.enumerate())
-    with pytest.raises(PluginEnded, match=words):
+    with within(waits), pytest.raises(PluginEnded, match=words):
         Host(serve=served_by(program), start_timeout=waits)
     assert not set(threading.enumerate()) - before
 

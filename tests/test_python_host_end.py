@@ -266,7 +266,8 @@ def test_a_long_line_of_stderr_does_not_stay() -> None:
 
 # An app with a host, whose stderr is what the test gives it; the plugin floods it.
 APP = """
-import asyncio, sys
+import asyncio, sys, threading
+threading.excepthook = lambda args: print("a thread has failed:", args, flush=True)
 sys.path.insert(0, sys.argv[1])
 from host import Host, PluginEnded
 async def main():

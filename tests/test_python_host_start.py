@@ -67,7 +67,8 @@ WRONG = {
 def test_a_command_that_is_no_plugin(program: str, words: str) -> None:
     async def story() -> None:
         waits = SOON if "0.5 s" in words else TIMEOUT
-        text = await failure(Host(*fake(program), start_timeout=waits, stderr="discard"))
+        with within(waits):
+            text = await failure(Host(*fake(program), start_timeout=waits, stderr="discard"))
         assert re.search(words, text), text
         assert "(started as: " in text
 
