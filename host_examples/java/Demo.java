@@ -2,7 +2,6 @@ import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 
@@ -26,10 +25,10 @@ public final class Demo implements Host.Listener {
 
     public static void main(String[] args) throws Exception {
         List<String> command = Arrays.asList(args).subList(1, args.length);
-        Host host = Host.spawn(command.isEmpty() ? List.of("wsplugin") : command);
         try {
+            Host host = Host.spawn(command.isEmpty() ? List.of("wsplugin") : command);
             Demo demo = new Demo();
-            host.create(args[0], Host.Options.DEFAULT, demo).get();
+            host.create(args[0], demo).get();
             Host.WebSocket websocket = demo.story.get();
             try {
                 websocket.send("too late").get();
@@ -39,16 +38,21 @@ public final class Demo implements Host.Listener {
                 }
                 OUT.println("refused: " + error.code);
             }
+            OUT.println("exit status: " + host.stop());
+        } catch (Host.PluginEnded e) {
+            fail(e);
         } catch (ExecutionException e) {
-            System.err.println(e.getCause().getClass().getSimpleName() + ": "
-                    + e.getCause().getMessage());
-            System.exit(1);
+            fail(e.getCause());
         }
-        OUT.println("exit status: " + host.stop());
+    }
+
+    private static void fail(Throwable failure) {
+        System.err.println(failure.getClass().getSimpleName() + ": " + failure.getMessage());
+        System.exit(1);
     }
 
     @Override
-    public void onOpen(Host.WebSocket websocket, Map<String, String> headers) {
+    public void onOpen(Host.WebSocket websocket, Host.Opening opening) {
         OUT.println("open");
         check(websocket.send("Grüße 👋"));
     }
