@@ -1,40 +1,12 @@
-import com.google.gson.Gson;
-import com.google.gson.GsonBuilder;
-import com.google.gson.JsonArray;
-import com.google.gson.JsonElement;
-import com.google.gson.JsonObject;
-import com.google.gson.JsonParser;
-import java.io.ByteArrayOutputStream;
-import java.io.File;
-import java.io.IOException;
-import java.io.InputStream;
-import java.io.OutputStream;
+import com.google.gson.*;
+import java.io.*;
 import java.nio.ByteBuffer;
 import java.nio.CharBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
-import java.util.ArrayDeque;
-import java.util.ArrayList;
-import java.util.Base64;
-import java.util.HashMap;
-import java.util.HashSet;
-import java.util.LinkedHashMap;
-import java.util.List;
-import java.util.Map;
-import java.util.Set;
-import java.util.concurrent.ArrayBlockingQueue;
-import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.CompletionException;
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.Executor;
-import java.util.concurrent.ExecutorService;
-import java.util.concurrent.Executors;
-import java.util.concurrent.RejectedExecutionException;
-import java.util.concurrent.ThreadFactory;
-import java.util.concurrent.ThreadPoolExecutor;
-import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
+import java.util.*;
+import java.util.concurrent.*;
 import java.util.function.Consumer;
 
 /**
@@ -61,19 +33,16 @@ import java.util.function.Consumer;
  */
 public final class Host {
     private static final int CHUNK = 65_536;
-    private static final int LONGEST_ERROR_LINE = 8_192;
     private static final Duration GRACE = Duration.ofSeconds(5);
-    /** How long the rest of the output may take once the process is gone, in milliseconds. */
+    /** Milliseconds for the rest of the output once the process is gone. */
     private static final long REST = 1_000;
-    /** How long a connection may use a thread of the executor while others wait for it. */
-    private static final long TURN = TimeUnit.MILLISECONDS.toNanos(10);
     /** Unlike JsonElement.toString, this refuses numbers that JSON does not have. */
     private static final Gson JSON =
             new GsonBuilder().serializeNulls().disableHtmlEscaping().create();
 
     /**
      * What happens to a connection; {@link #onClose} comes once and last, even if the plugin dies.
-     * What a listener throws goes to {@link Settings#faults}, and the next event comes all the same.
+     * What a listener throws goes to {@link Settings#faults}; the next event comes all the same.
      */
     public interface Listener {
         /** The connection is open. */
@@ -98,141 +67,53 @@ public final class Host {
      * are "" if there are none; the profile has the times of the opening in milliseconds.
      */
     public record Opening(
-            Map<String, String> headers,
-            String protocol,
-            String extensions,
-            Map<String, Double> profile) {}
+            Map<String, String> headers, String protocol, String extensions, JsonObject profile) {}
 
     /** Why a connection failed; status (or 0) and headers are of an HTTP refusal. */
     public record Failure(String code, String message, int status, Map<String, String> headers) {}
 
-    /** How the host works; each method returns this object. */
+    /** How the host works; to be set before {@link #spawn}, and not changed after it. */
     public static final class Settings {
-        private Executor executor;
-        private Consumer<String> stderr = Settings::inherit;
-        private Thread.UncaughtExceptionHandler faults = Settings::uncaught;
-        private Duration startTimeout = Duration.ofSeconds(5);
-        private boolean appendOptions = true;
-        private int maxQueuedBytes = 1_048_576;
-        private int maxQueuedMessages = 1_024;
-
-        /** Where listeners are called; it may have one thread or many. */
-        public Settings executor(Executor value) {
-            executor = value;
-            return this;
-        }
-
-        /** Gets each line of the plugin's stderr, by default the app's stderr. */
-        public Settings stderr(Consumer<String> value) {
-            stderr = value;
-            return this;
-        }
-
-        /**
-         * Gets what a listener throws; by default the handler of the thread, which writes it to
-         * stderr, or, on Android, ends the app.
-         */
-        public Settings faults(Thread.UncaughtExceptionHandler value) {
-            faults = value;
-            return this;
-        }
-
-        /** How long the plugin may take to start: five seconds. */
-        public Settings startTimeout(Duration value) {
-            startTimeout = value;
-            return this;
-        }
-
+        /** Where listeners are called; by default on a thread of each connection's own. */
+        public Executor executor = Runnable::run;
+        /** Gets each line of the plugin's stderr. */
+        public Consumer<String> stderr = System.err::println;
+        /** Gets what a listener throws; by default as if it had ended the thread. */
+        public Thread.UncaughtExceptionHandler faults = (thread, fault) ->
+                thread.getUncaughtExceptionHandler().uncaughtException(thread, fault);
+        /** How long the plugin may take to start. */
+        public Duration startTimeout = Duration.ofSeconds(5);
         /**
          * Whether {@code --parent-pid} and {@code --exit-timeout} are appended to the command: not
          * where the plugin runs in another container or on another machine.
          */
-        public Settings appendOptions(boolean value) {
-            appendOptions = value;
-            return this;
-        }
-
-        /**
-         * How much may wait for the listener of a connection before its server has to wait, in
-         * bytes (characters of text) and messages: 1 MiB and 1,024. What is under way is taken, too.
-         */
-        public Settings maxQueue(int bytes, int messages) {
-            maxQueuedBytes = bytes;
-            maxQueuedMessages = messages;
-            return this;
-        }
-
-        private static void inherit(String line) {
-            byte[] bytes = (line + "\n").getBytes(StandardCharsets.UTF_8);
-            System.err.write(bytes, 0, bytes.length);
-            System.err.flush();
-        }
-
-        private static void uncaught(Thread thread, Throwable fault) {
-            thread.getUncaughtExceptionHandler().uncaughtException(thread, fault);
-        }
+        public boolean appendOptions = true;
+        /** How much may wait for a listener, in characters as they are in JSON, .. */
+        public int maxQueuedBytes = 1_048_576;
+        /** .. and in messages, before the server has to wait. What is under way is taken, too. */
+        public int maxQueuedMessages = 1_024;
     }
 
-    /** Options of {@link #create}; each method returns this object. */
+    /** Options of {@link #create}; null is the plugin's default. */
     public static final class Options {
-        private final JsonObject payload = new JsonObject();
-        private String app;
-        private JsonObject hostHeaders;
-
         /** Headers of the opening request. */
-        public Options headers(Map<String, String> value) {
-            payload.add("headers", object(value));
-            return this;
-        }
-
+        public Map<String, String> headers;
         /** Subprotocols to offer. */
-        public Options protocols(List<String> value) {
-            JsonArray protocols = new JsonArray();
-            value.forEach(protocols::add);
-            payload.add("protocols", protocols);
-            return this;
-        }
-
+        public List<String> protocols;
         /** How long the opening may take. */
-        public Options timeout(Duration value) {
-            payload.addProperty("timeout", value.toMillis());
-            return this;
-        }
-
-        /** Whether to offer compression: true. */
-        public Options perMessageDeflate(boolean value) {
-            payload.addProperty("perMessageDeflate", value);
-            return this;
-        }
-
-        /** Whether small messages go out at once: true. */
-        public Options tcpNoDelay(boolean value) {
-            payload.addProperty("tcpNoDelay", value);
-            return this;
-        }
-
+        public Duration timeout;
+        /** Whether to offer compression. */
+        public Boolean perMessageDeflate;
+        /** Whether small messages go out at once. */
+        public Boolean tcpNoDelay;
         /** The app that the connection belongs to, where the host serves several. */
-        public Options app(String value) {
-            app = value;
-            return this;
-        }
-
+        public String app;
         /** Headers that the host itself adds, in place of the app's. */
-        public Options hostHeaders(Map<String, String> value) {
-            hostHeaders = object(value);
-            return this;
-        }
-
-        private static JsonObject object(Map<String, String> strings) {
-            JsonObject object = new JsonObject();
-            strings.forEach(object::addProperty);
-            return object;
-        }
+        public Map<String, String> hostHeaders;
     }
 
     /** The plugin has refused a request: a stable code, and words for people. */
     public static final class RequestError extends Exception {
-        private static final long serialVersionUID = 1;
         public final String code;
 
         RequestError(String code, String message) {
@@ -243,33 +124,18 @@ public final class Host {
 
     /** The plugin is gone, and why: what was asked of it will not be answered. */
     public static final class PluginEnded extends Exception {
-        private static final long serialVersionUID = 1;
 
         PluginEnded(String reason) {
             super(reason);
         }
     }
 
-    private interface Delivery {
-        void run() throws Exception;
-    }
-
-    private record Event(Delivery delivery, int size, boolean isLast) {}
-
     /** One connection, from {@link #create}. */
     public final class WebSocket {
         private final Listener listener;
         private final String app;
+        private final Inbox inbox = new Inbox();
         private volatile String id = "";
-        /** What waits for the listener; guarded by the host, as is all below. */
-        private final ArrayDeque<Event> events = new ArrayDeque<>();
-        private long size = 0;
-        /** Whether a thread is at the events, or will be. */
-        private boolean isDelivering = false;
-        /** Whether the app wants no messages. */
-        private boolean isPaused = false;
-        /** Whether the queue wants no messages. */
-        private boolean isFull = false;
 
         private WebSocket(Listener listener, String app) {
             this.listener = listener;
@@ -283,51 +149,35 @@ public final class Host {
 
         /** Send a text message. Wait for the answer before the next: it is the back-pressure. */
         public CompletableFuture<Void> send(String text) {
-            return send("text", text);
+            return ask("websocket-send", "type", "text", "data", text).thenApply(answer -> null);
         }
 
         /** Send a binary message. Wait for the answer before the next: it is the back-pressure. */
         public CompletableFuture<Void> send(byte[] data) {
-            return send("base64", Base64.getEncoder().encodeToString(data));
+            return send(ByteBuffer.wrap(data));
         }
 
         /** Send what is between position and limit; neither of them moves. */
         public CompletableFuture<Void> send(ByteBuffer data) {
-            byte[] bytes = new byte[data.remaining()];
-            data.duplicate().get(bytes);
-            return send(bytes);
+            ByteBuffer base64 = Base64.getEncoder().encode(data.duplicate());
+            String text = StandardCharsets.ISO_8859_1.decode(base64).toString();
+            return ask("websocket-send", "type", "base64", "data", text).thenApply(answer -> null);
         }
 
-        private CompletableFuture<Void> send(String type, String data) {
-            JsonObject payload = new JsonObject();
-            payload.addProperty("id", id);
-            payload.addProperty("type", type);
-            payload.addProperty("data", data);
-            return ask("websocket-send", payload).thenApply(response -> null);
-        }
-
-        /** Start the closing handshake with code 1000; {@link Listener#onClose} tells its end. */
-        public CompletableFuture<Void> close() {
-            return close(1000, "");
-        }
-
-        /** Start the closing handshake; with code 1005 the Close frame has none. */
+        /**
+         * Start the closing handshake; {@link Listener#onClose} tells its end. With code 1005 the
+         * Close frame has none.
+         */
         public CompletableFuture<Void> close(int code, String reason) {
             return close(code, reason, null);
         }
 
-        /** Start the closing handshake, which may take this long; zero ends the connection at once. */
+        /** As {@link #close(int, String)}, within this time; zero ends the connection at once. */
         public CompletableFuture<Void> close(int code, String reason, Duration timeout) {
-            JsonObject payload = new JsonObject();
-            payload.addProperty("id", id);
-            payload.addProperty("code", code);
-            payload.addProperty("reason", reason);
-            if (timeout != null) {
-                payload.addProperty("timeout", timeout.toMillis());
-            }
-            CompletableFuture<JsonObject> answer = ask("websocket-close", payload);
+            CompletableFuture<JsonObject> answer = ask(
+                    "websocket-close", "code", code, "reason", reason, "timeout", millis(timeout));
             // The plugin ends a pause with this, and what comes then would only pile up here.
-            setPaused(false);
+            inbox.endPause();
             return answer.thenApply(response -> null);
         }
 
@@ -336,30 +186,12 @@ public final class Host {
          * has to wait. If the end comes meanwhile, it ends the pause.
          */
         public CompletableFuture<Void> pause() {
-            synchronized (Host.this) {
-                isPaused = true;
-                return ask("websocket-pause").handle((response, failure) -> {
-                    if (failure != null) {
-                        setPaused(false);
-                        throw new CompletionException(failure);
-                    }
-                    return null;
-                });
-            }
+            return inbox.pause().thenApply(response -> null);
         }
 
         /** Get messages again. */
         public CompletableFuture<Void> resume() {
-            CompletableFuture<Void> answer;
-            synchronized (Host.this) {
-                isPaused = false;
-                // A full queue goes on when there is room in it.
-                answer = isFull
-                        ? CompletableFuture.completedFuture(null)
-                        : ask("websocket-resume").thenApply(response -> null);
-            }
-            deliverSoon();
-            return answer;
+            return inbox.resume().thenApply(response -> null);
         }
 
         /** Measure the time to the server and back; it is also a look whether it is still there. */
@@ -369,160 +201,142 @@ public final class Host {
 
         /** As {@link #ping()}; without an answer within this time the connection fails. */
         public CompletableFuture<Duration> ping(Duration timeout) {
-            JsonObject payload = new JsonObject();
-            payload.addProperty("id", id);
-            if (timeout != null) {
-                payload.addProperty("timeout", timeout.toMillis());
-            }
-            return ask("websocket-ping", payload).thenApply(response ->
+            return ask("websocket-ping", "timeout", millis(timeout)).thenApply(response ->
                     Duration.ofNanos(Math.round(response.get("rtt").getAsDouble() * 1e6)));
         }
 
-        private CompletableFuture<JsonObject> ask(String action) {
-            JsonObject payload = new JsonObject();
+        private CompletableFuture<JsonObject> ask(String action, Object... members) {
+            JsonObject payload = json(members);
             payload.addProperty("id", id);
-            return ask(action, payload);
-        }
-
-        private CompletableFuture<JsonObject> ask(String action, JsonObject payload) {
             return request(action, payload, app, null, null);
         }
 
-        private void setPaused(boolean value) {
-            synchronized (Host.this) {
-                isPaused = value;
-            }
-            deliverSoon();
-        }
-
-        private void take(String name, JsonObject payload) {
-            switch (name) {
-                case "open" -> {
-                    Map<String, Double> profile = new LinkedHashMap<>();
-                    object(payload, "profile").entrySet().forEach(
-                            e -> profile.put(e.getKey(), e.getValue().getAsDouble()));
-                    Opening opening = new Opening(
-                            strings(object(payload, "headers")),
-                            text(payload, "protocol"),
-                            text(payload, "extensions"),
-                            profile);
-                    put(() -> listener.onOpen(this, opening), 0, false);
-                }
+        private void tell(String event, JsonObject payload) throws Exception {
+            switch (event) {
+                case "open" -> listener.onOpen(this, new Opening(
+                        strings(object(payload, "headers")), text(payload, "protocol"),
+                        text(payload, "extensions"), object(payload, "profile")));
                 case "message" -> {
                     String data = text(payload, "data");
-                    switch (text(payload, "type")) {
-                        case "text" -> put(
-                                () -> listener.onMessage(this, data), data.length(), false);
-                        case "base64" -> {
-                            byte[] bytes = Base64.getDecoder().decode(data);
-                            put(() -> listener.onMessage(this, bytes), bytes.length, false);
-                        }
-                        default -> { } // of a later version of the plugin
+                    String type = text(payload, "type");
+                    if (type.equals("text")) {
+                        listener.onMessage(this, data);
+                    } else if (type.equals("base64")) {
+                        listener.onMessage(this, Base64.getDecoder().decode(data));
                     }
                 }
-                case "error" -> {
-                    Failure failure = new Failure(
-                            text(payload, "code"),
-                            text(payload, "errMsg"),
-                            payload.has("status") ? payload.get("status").getAsInt() : 0,
-                            strings(object(payload, "headers")));
-                    put(() -> listener.onError(this, failure), 0, false);
-                }
-                case "close" -> end(
-                        payload.has("code") ? payload.get("code").getAsInt() : 1006,
-                        text(payload, "reason"),
-                        text(payload, "cause"));
+                case "error" -> listener.onError(this, new Failure(
+                        text(payload, "code"), text(payload, "errMsg"),
+                        number(payload, "status", 0), strings(object(payload, "headers"))));
+                case "close" -> listener.onClose(this, number(payload, "code", 1006),
+                        text(payload, "reason"), text(payload, "cause"));
                 default -> { } // of a later version of the plugin
             }
         }
 
-        private void end(int code, String reason, String cause) {
-            put(() -> listener.onClose(this, code, reason, cause), 0, true);
-        }
+        /** What waits for the listener, with the thread that hands it over. */
+        private final class Inbox implements Runnable {
+            private final ArrayDeque<Event> events = new ArrayDeque<>();
+            private long size = 0;
+            /** Whether the app wants no messages. */
+            private boolean isPaused = false;
+            /** Whether there are enough, so that the server waits, whatever the app wants. */
+            private boolean isFull = false;
+            private boolean isOver = false;
 
-        private void put(Delivery delivery, int bytes, boolean isLast) {
-            synchronized (Host.this) {
-                events.add(new Event(delivery, bytes, isLast));
-                size += bytes;
-                if (isLast) {
-                    isPaused = false;
-                } else if (!isFull && features.contains("pause")
-                        && (size >= settings.maxQueuedBytes
-                                || events.size() >= settings.maxQueuedMessages)) {
+            synchronized void put(Event event) {
+                events.add(event);
+                size += event.size();
+                boolean isMuch = size >= settings.maxQueuedBytes
+                        || events.size() >= settings.maxQueuedMessages;
+                if (isMuch && !isFull && features.contains("pause")) {
                     isFull = true;
                     if (!isPaused) {
-                        ask("websocket-pause"); // what is answered to it changes nothing here
+                        ask("websocket-pause");
                     }
                 }
-            }
-            deliverSoon();
-        }
-
-        private void deliverSoon() {
-            synchronized (Host.this) {
-                if (isDelivering || isPaused || events.isEmpty()) {
-                    return;
+                if (event.name().equals("close")) {
+                    isOver = true;
+                    isPaused = false;
                 }
-                isDelivering = true;
+                notifyAll();
             }
-            deliverLater();
-        }
 
-        private void deliverLater() {
-            try {
-                executor.execute(this::deliver);
-            } catch (RejectedExecutionException e) {
-                // The app has shut its executor down: nobody is left to hear of this connection.
-                tell(e);
-                boolean isOver = false;
-                synchronized (Host.this) {
-                    for (Event event : events) {
-                        isOver |= event.isLast();
+            synchronized CompletableFuture<JsonObject> pause() {
+                isPaused = true;
+                return ask("websocket-pause").whenComplete((response, failure) -> {
+                    if (failure != null) {
+                        endPause();
                     }
-                    events.clear();
-                    isDelivering = false;
-                }
-                if (isOver) {
-                    release();
-                } else {
-                    close();
-                }
+                });
             }
-        }
 
-        /** Runs on the executor, never twice at once. */
-        private void deliver() {
-            long until = System.nanoTime() + TURN;
-            do {
-                Event event;
-                synchronized (Host.this) {
-                    event = isPaused ? null : events.poll();
-                    if (event == null) {
-                        isDelivering = false;
-                        return;
-                    }
+            synchronized CompletableFuture<JsonObject> resume() {
+                endPause();
+                // The server of a full queue goes on when there is room in it.
+                return isFull
+                        ? CompletableFuture.completedFuture(null) : ask("websocket-resume");
+            }
+
+            synchronized void endPause() {
+                isPaused = false;
+                notifyAll();
+            }
+
+            @Override
+            public void run() {
+                while (deliver()) { }
+                release();
+            }
+
+            private boolean deliver() {
+                Event event = next();
+                if (event == null) {
+                    return false;
                 }
+                Runnable call = () -> guard(() -> tell(event.name(), event.payload()));
                 try {
-                    event.delivery().run();
-                } catch (Throwable fault) {
-                    tell(fault);
+                    CompletableFuture.runAsync(call, settings.executor).join();
+                } catch (RejectedExecutionException e) {
+                    // The app has shut its executor down, but the close still has to come.
+                    call.run();
                 }
-                synchronized (Host.this) {
-                    size -= event.size();
-                    if (isFull && size <= settings.maxQueuedBytes / 2
-                            && events.size() <= settings.maxQueuedMessages / 2) {
-                        isFull = false;
-                        if (!isPaused) {
-                            ask("websocket-resume");
-                        }
+                done(event);
+                return true;
+            }
+
+            private synchronized Event next() {
+                while (isPaused || events.isEmpty() && !isOver) {
+                    try {
+                        wait();
+                    } catch (InterruptedException e) {
+                        // A listener has interrupted its own thread, which has more to do.
                     }
                 }
-                if (event.isLast()) {
-                    release();
+                return events.poll();
+            }
+
+            private synchronized void done(Event event) {
+                size -= event.size();
+                if (isFull && size <= settings.maxQueuedBytes / 2
+                        && events.size() <= settings.maxQueuedMessages / 2) {
+                    isFull = false;
+                    if (!isPaused) {
+                        ask("websocket-resume");
+                    }
                 }
-            } while (System.nanoTime() < until);
-            deliverLater();
+            }
         }
+    }
+
+    private record Event(String name, JsonObject payload) {
+        int size() {
+            return text(payload, "data").length();
+        }
+    }
+
+    private interface Call {
+        void run() throws Exception;
     }
 
     /** A request without an answer, and the connection that it would create. */
@@ -530,130 +344,109 @@ public final class Host {
 
     private final Settings settings;
     private final Process process;
-    private final Executor executor;
-    /** For what the app does when something is complete: as many threads as it holds up. */
-    private final ExecutorService threads = Executors.newCachedThreadPool(thread("listener"));
+    /** As many as the app holds up with what it does when something is complete. */
+    private final ExecutorService threads = Executors.newCachedThreadPool(thread("answers"));
     /** Lines are written here: no caller ever waits for a plugin that does not read. */
     private final ExecutorService writer = Executors.newSingleThreadExecutor(thread("writer"));
     private final Thread reader = thread("reader").newThread(this::read);
     private final Thread stderrReader = thread("stderr").newThread(this::readStderr);
     private final Thread watcher = thread("watcher").newThread(this::watch);
-    private volatile JsonObject description;
-    private volatile Set<String> features = new HashSet<>();
+    private JsonObject description;
+    private final Set<String> features = new HashSet<>();
     /** Whether the reader is at work on what it has read. */
     private volatile boolean isTaking = false;
     private volatile String lastError = "";
-    /** What the plugin was ended for; guarded by this, as is all below. */
-    private String fault = null;
+    /** What the plugin is killed for. */
+    private volatile String fault;
+    /** Guarded by this, as is all below. */
     private final Map<String, WebSocket> websockets = new HashMap<>();
-    private final Map<Long, Pending> pending = new HashMap<>();
-    private long requests = 0;
-    private boolean isStopping = false;
-    private String ended = null;
-    /** Calls not yet complete and connections not yet closed, as the app has heard of them. */
+    private final Map<Integer, Pending> pending = new HashMap<>();
+    private int requests = 0;
+    /** Why nothing can be asked of the plugin any more. */
+    private String refusal;
+    /** Calls that are not complete and connections that are not closed, as the app knows them. */
     private int holds = 0;
-    private boolean isKeeping = false;
 
     private Host(Process process, Settings settings) {
         this.process = process;
         this.settings = settings;
-        executor = settings.executor != null ? settings.executor : threads;
         reader.start();
         stderrReader.start();
         watcher.start();
     }
 
-    /** As {@link #spawn(List, Settings)}, with settings as they come. */
+    /** As {@link #spawn(List, Settings)}, with the settings as they come. */
     public static Host spawn(List<String> command) throws PluginEnded, InterruptedException {
         return spawn(command, new Settings());
     }
 
     /**
      * Start the plugin and wait until it has said that it is one. Fails with words if the command
-     * is something else, and leaves no process behind then.
+     * is something else, and then leaves no process behind.
      */
     public static Host spawn(List<String> command, Settings settings)
             throws PluginEnded, InterruptedException {
-        List<String> line = new ArrayList<>(command);
-        if (settings.appendOptions) {
-            append(line, "--parent-pid", ownPid());
-            append(line, "--exit-timeout", "1.5");
-        }
         Host host;
         try {
+            List<String> line = new ArrayList<>(command);
+            if (settings.appendOptions) {
+                append(line, "--parent-pid", ownPid());
+                append(line, "--exit-timeout", "1.5");
+            }
             host = new Host(new ProcessBuilder(line).start(), settings);
         } catch (IOException e) {
-            throw new PluginEnded("cannot start the plugin: " + e.getMessage());
+            throw new PluginEnded("the plugin cannot be started: " + e.getMessage());
         }
-        boolean isStarted = false;
+        String reason;
+        long timeout = settings.startTimeout.toMillis();
         try {
-            host.description = host.describe().get(
-                    settings.startTimeout.toMillis(), TimeUnit.MILLISECONDS);
-            host.checkDescription();
-            isStarted = true;
-            return host;
+            host.description = host.describe().get(timeout, TimeUnit.MILLISECONDS);
+            reason = host.objection();
         } catch (TimeoutException e) {
-            throw host.notStarted(command, "it has not answered plugin-describe within "
-                    + settings.startTimeout.toMillis() + " ms");
+            reason = "the plugin has not answered in " + timeout + " ms" + host.lastWords();
         } catch (ExecutionException e) {
-            throw host.notStarted(command, e.getCause().getMessage());
-        } finally {
-            if (!isStarted) {
-                host.kill();
-                host.watcher.join();
-            }
+            reason = e.getCause().getMessage();
+        } catch (InterruptedException e) {
+            host.stop(Duration.ZERO);
+            throw e;
         }
+        if (reason == null) {
+            return host;
+        }
+        host.stop(Duration.ZERO);
+        if (host.lastError.contains("unrecognized arguments: --")) {
+            reason += " (this wsplugin is of 1.0; update it or start it without these options)";
+        }
+        throw new PluginEnded(reason + " (the command: " + String.join(" ", command) + ")");
     }
 
     private static void append(List<String> line, String option, String value) {
-        for (String word : line) {
-            if (word.equals(option) || word.startsWith(option + "=")) {
-                return;
-            }
-        }
-        if (value != null) {
+        if (line.stream().noneMatch(w -> w.equals(option) || w.startsWith(option + "="))) {
             line.add(option);
             line.add(value);
         }
     }
 
-    /** Null where the system does not tell. */
-    private static String ownPid() {
+    private static String ownPid() throws IOException {
         try {
             return Long.toString(ProcessHandle.current().pid());
-        } catch (LinkageError e) {
-            try { // Android, which has no ProcessHandle
-                return new File("/proc/self").getCanonicalFile().getName();
-            } catch (IOException unreadable) {
-                return null;
-            }
+        } catch (LinkageError e) { // on Android
+            return new File("/proc/self").getCanonicalFile().getName();
         }
     }
 
-    private void checkDescription() throws ExecutionException {
-        String name = text(description, "name");
-        String protocol = String.valueOf(description.get("protocol"));
-        if (!name.equals("wsplugin")) {
-            throw new ExecutionException(new PluginEnded("it is no wsplugin: " + description));
+    /** Why this plugin is none for this host; null if it is one. */
+    private String objection() {
+        if (!text(description, "name").equals("wsplugin")) {
+            return "the command is no wsplugin: " + description;
         }
-        if (!protocol.equals("1")) {
-            throw new ExecutionException(new PluginEnded(
-                    "it speaks protocol " + protocol + ", and this host protocol 1"));
+        if (number(description, "protocol", 0) != 1) {
+            return "the plugin speaks protocol " + description.get("protocol") + ", the host 1";
         }
-        Set<String> names = new HashSet<>();
         if (description.get("features") instanceof JsonArray array) {
-            array.forEach(feature -> names.add(feature.getAsString()));
+            array.forEach(feature -> features.add(feature.getAsString()));
         }
-        features = names;
-    }
-
-    private PluginEnded notStarted(List<String> command, String reason) {
-        String words = "cannot start the plugin (" + String.join(" ", command) + "): " + reason;
-        if (settings.appendOptions && lastError.contains("unrecognized arguments")
-                && (lastError.contains("--parent-pid") || lastError.contains("--exit-timeout"))) {
-            words += " (this wsplugin is of 1.0; update it or start it without these options)";
-        }
-        return new PluginEnded(words);
+        return null;
     }
 
     private static ThreadFactory thread(String name) {
@@ -664,7 +457,7 @@ public final class Host {
         };
     }
 
-    /** What the plugin has said of itself at the start: version, actions, features, limits. */
+    /** What the plugin said of itself at the start: version, actions, features, limits. */
     public JsonObject description() {
         return description;
     }
@@ -681,10 +474,11 @@ public final class Host {
 
     /** Create a connection; the answer comes at once, before it is open. */
     public CompletableFuture<WebSocket> create(String url, Options options, Listener listener) {
-        JsonObject payload = new JsonObject();
-        payload.addProperty("url", url);
-        payload.addProperty("binaryType", "base64");
-        options.payload.entrySet().forEach(e -> payload.add(e.getKey(), e.getValue()));
+        JsonObject payload = json(
+                "url", url, "binaryType", "base64",
+                "headers", options.headers, "protocols", options.protocols,
+                "timeout", millis(options.timeout),
+                "perMessageDeflate", options.perMessageDeflate, "tcpNoDelay", options.tcpNoDelay);
         WebSocket websocket = new WebSocket(listener, options.app);
         return request("websocket-create", payload, options.app, options.hostHeaders, websocket)
                 .thenApply(response -> websocket);
@@ -715,42 +509,29 @@ public final class Host {
     }
 
     private CompletableFuture<JsonObject> request(
-            String action, JsonObject payload, String app, JsonObject headers, WebSocket creates) {
+            String action, JsonObject payload, String app, Object headers, WebSocket creates) {
         CompletableFuture<JsonObject> answer = new CompletableFuture<>();
-        JsonObject request = new JsonObject();
-        request.addProperty("action", action);
-        if (app != null) {
-            request.addProperty("app", app);
-        }
-        if (headers != null) {
-            request.add("headers", headers);
-        }
-        if (payload != null) {
-            request.add("payload", payload);
-        }
-        ByteBuffer rest;
+        ByteBuffer line;
         try {
+            String request = JSON.toJson(json(
+                    "action", action, "app", app, "headers", headers, "payload", payload));
             // Unlike String.getBytes, this refuses half of a surrogate pair.
-            rest = StandardCharsets.UTF_8.newEncoder()
-                    .encode(CharBuffer.wrap(JSON.toJson(request).substring(1) + "\n"));
-        } catch (CharacterCodingException e) {
-            answer.completeExceptionally(new IllegalArgumentException("not Unicode text", e));
-            return answer;
-        } catch (IllegalArgumentException e) {
-            answer.completeExceptionally(e);
+            line = StandardCharsets.UTF_8.newEncoder()
+                    .encode(CharBuffer.wrap("," + request.substring(1) + "\n"));
+        } catch (CharacterCodingException | IllegalArgumentException e) {
+            answer.completeExceptionally(new IllegalArgumentException("no JSON in UTF-8: " + e, e));
             return answer;
         }
         synchronized (this) {
-            if (ended != null || isStopping) {
-                String reason = ended != null ? ended : "the host has stopped the plugin";
-                answer.completeExceptionally(new PluginEnded(reason));
+            if (refusal != null) {
+                answer.completeExceptionally(new PluginEnded(refusal));
                 return answer;
             }
             hold();
             // The id comes first: of a line that is too long the plugin reads only the start.
-            byte[] start = ("{\"id\":" + ++requests + ",").getBytes(StandardCharsets.UTF_8);
+            byte[] start = ("{\"id\":" + ++requests).getBytes(StandardCharsets.UTF_8);
             pending.put(requests, new Pending(answer, creates));
-            writer.execute(() -> write(start, rest));
+            writer.execute(() -> write(start, line));
         }
         return answer;
     }
@@ -762,8 +543,7 @@ public final class Host {
             stdin.write(rest.array(), 0, rest.limit());
             stdin.flush();
         } catch (IOException e) {
-            // It ends, or else nothing that is asked of it from now on could be answered.
-            endWithin(GRACE);
+            kill(GRACE, "the plugin takes no input, and did not end");
         } catch (Throwable e) {
             condemn("the host could not write to the plugin (" + e + ")");
         }
@@ -776,14 +556,15 @@ public final class Host {
      */
     public int stop(Duration grace) throws InterruptedException {
         synchronized (this) {
-            isStopping = true;
+            refusal = "the host has stopped the plugin";
         }
         closeStdin();
         if (!process.waitFor(grace.toMillis(), TimeUnit.MILLISECONDS)) {
-            kill();
+            // On another thread, for it waits for the writer, which may be stuck.
+            threads.execute(process::destroyForcibly);
         }
         watcher.join();
-        return process.waitFor();
+        return process.exitValue();
     }
 
     /** As {@link #stop(Duration)}, with a grace of five seconds. */
@@ -791,44 +572,30 @@ public final class Host {
         return stop(GRACE);
     }
 
-    /** Lines before it go out first. */
+    /** When the lines before it have gone out. If it fails, the plugin is gone. */
     private synchronized void closeStdin() {
-        if (ended == null) {
-            writer.execute(() -> {
-                try {
-                    process.getOutputStream().close();
-                } catch (IOException e) {
-                    // The plugin is gone.
-                }
+        if (!writer.isShutdown()) {
+            writer.submit(() -> {
+                process.getOutputStream().close();
+                return null;
             });
         }
     }
 
-    /** On a thread of its own, for it waits for the writer, who may be stuck. */
-    private void kill() {
-        thread("killer").newThread(process::destroyForcibly).start();
-    }
-
-    private void endWithin(Duration grace) {
-        thread("killer").newThread(() -> {
-            try {
-                if (!process.waitFor(grace.toMillis(), TimeUnit.MILLISECONDS)) {
-                    condemn("the plugin closed its input or output, and did not end");
-                }
-            } catch (InterruptedException e) {
-                condemn("the host was interrupted");
+    /** Ends a plugin that should end by itself. */
+    private void kill(Duration grace, String reason) {
+        try {
+            if (!process.waitFor(grace.toMillis(), TimeUnit.MILLISECONDS)) {
+                condemn(reason);
             }
-        }).start();
-    }
-
-    /** End a plugin that cannot be talked to any more. */
-    private void condemn(String reason) {
-        synchronized (this) {
-            if (fault == null) {
-                fault = reason;
-            }
+        } catch (InterruptedException e) {
+            condemn(reason);
         }
-        kill();
+    }
+
+    private void condemn(String reason) {
+        fault = reason;
+        process.destroyForcibly();
     }
 
     /** Reads stdout to its end, always. */
@@ -836,7 +603,7 @@ public final class Host {
         try {
             readLines();
             closeStdin();
-            endWithin(GRACE);
+            kill(GRACE, "the plugin closed its output, and did not end");
         } catch (IOException e) {
             // The plugin has been killed.
         } catch (Throwable e) {
@@ -845,25 +612,23 @@ public final class Host {
     }
 
     private void readLines() throws IOException {
-        try (InputStream stdout = process.getInputStream()) {
-            ByteArrayOutputStream line = new ByteArrayOutputStream();
-            byte[] chunk = new byte[CHUNK];
-            for (int size; (size = stdout.read(chunk)) >= 0; ) {
-                isTaking = true;
-                int start = 0;
-                for (int i = 0; i < size; i++) {
-                    // A line is whole only when its LF has come, and is decoded only then.
-                    if (chunk[i] == '\n') {
-                        line.write(chunk, start, i - start);
-                        String text = line.toString("UTF-8");
-                        line = new ByteArrayOutputStream();
-                        take(text);
-                        start = i + 1;
-                    }
+        ByteArrayOutputStream line = new ByteArrayOutputStream();
+        byte[] chunk = new byte[CHUNK];
+        for (int size; (size = process.getInputStream().read(chunk)) >= 0; ) {
+            isTaking = true;
+            int start = 0;
+            for (int i = 0; i < size; i++) {
+                // A line is whole only when its LF has come, and is decoded only then.
+                if (chunk[i] == '\n') {
+                    line.write(chunk, start, i - start);
+                    String text = line.toString("UTF-8");
+                    line = new ByteArrayOutputStream();
+                    take(text);
+                    start = i + 1;
                 }
-                line.write(chunk, start, size - start);
-                isTaking = false;
             }
+            line.write(chunk, start, size - start);
+            isTaking = false;
         }
     }
 
@@ -872,155 +637,126 @@ public final class Host {
         try {
             message = JsonParser.parseString(line).getAsJsonObject();
         } catch (RuntimeException e) {
-            String start = line.substring(0, Math.min(200, line.length()));
-            condemn("the plugin wrote what is no line of its protocol: " + start);
+            condemn("the plugin wrote what is no line of its protocol: "
+                    + line.substring(0, Math.min(200, line.length())));
             return;
         }
         if (message.has("event")) {
-            if (text(message, "event").equals("websocket-event")) {
-                takeEvent(object(message, "payload"));
-            }
+            takeEvent(object(message, "payload"));
             return;
         }
-        // An answer to a line that the plugin could not read has null: this host writes none.
-        JsonElement id = message.get("id");
-        if (id == null || !isNumber(id)) {
-            return;
-        }
-        Pending request;
+        int id = number(message, "id", 0);
         JsonElement response = message.get("response");
+        Pending request;
         synchronized (this) {
-            request = pending.remove(id.getAsLong());
-            if (request != null && request.creates() != null && response instanceof JsonObject) {
+            request = pending.get(id);
+            if (request == null) {
+                return; // to a line that the plugin could not read, or a second answer
+            }
+            WebSocket websocket = request.creates();
+            if (websocket != null && response instanceof JsonObject object) {
                 // Before the next line is looked at, which may be an event of this connection.
-                WebSocket websocket = request.creates();
-                websocket.id = text(response.getAsJsonObject(), "id");
+                websocket.id = text(object, "id");
+                thread(websocket.id).newThread(websocket.inbox).start();
                 websockets.put(websocket.id, websocket);
                 hold();
             }
-        }
-        if (request == null) {
-            return;
+            pending.remove(id);
         }
         if (response instanceof JsonObject object) {
             complete(() -> request.answer().complete(object));
-            return;
+        } else {
+            JsonObject error = object(message, "error");
+            RequestError failure = message.has("error")
+                    ? new RequestError(text(error, "code"), text(error, "errMsg"))
+                    : new RequestError("internal-error", "an answer without response and error");
+            complete(() -> request.answer().completeExceptionally(failure));
         }
-        JsonObject error = object(message, "error");
-        RequestError failure = message.has("error")
-                ? new RequestError(text(error, "code"), text(error, "errMsg"))
-                : new RequestError("internal-error", "the answer has no response and no error");
-        complete(() -> request.answer().completeExceptionally(failure));
     }
 
     private void takeEvent(JsonObject event) {
-        String id = text(event, "id");
         String name = text(event, "name");
+        String id = text(event, "id");
         WebSocket websocket;
         synchronized (this) {
             websocket = name.equals("close") ? websockets.remove(id) : websockets.get(id);
         }
         if (websocket != null) {
-            websocket.take(name, object(event, "payload"));
+            websocket.inbox.put(new Event(name, object(event, "payload")));
         }
     }
 
     /** What an app hangs on a future runs here: neither the reader nor a listener waits for it. */
     private void complete(Runnable completion) {
         Runnable task = () -> {
-            try {
-                completion.run();
-            } finally {
-                release();
-            }
+            completion.run();
+            release();
         };
         try {
             threads.execute(task);
-        } catch (OutOfMemoryError e) {
-            task.run(); // no more threads
+        } catch (OutOfMemoryError e) { // for one more thread
+            task.run();
         }
     }
 
-    /** What a listener throws must not reach the thread that calls it, which may be the app's. */
-    private void tell(Throwable fault) {
+    /** Calls what is the app's: what it throws must not reach the thread that calls it. */
+    private void guard(Call call) {
         try {
-            settings.faults.uncaughtException(Thread.currentThread(), fault);
-        } catch (Throwable e) {
-            // As the JVM does with what a handler throws: there is nobody left to tell.
+            call.run();
+        } catch (Throwable fault) {
+            try {
+                settings.faults.uncaughtException(Thread.currentThread(), fault);
+            } catch (Throwable e) {
+                // As the JVM does with what a handler throws: there is nobody left to tell.
+            }
         }
     }
 
     /** Passes stderr on, and remembers its last line: it says why if the plugin fails. */
     private void readStderr() {
-        // Where the app takes no more lines, they are dropped, after a wait: the plugin must go on.
-        boolean[] isStuck = {false};
-        ThreadPoolExecutor lines = new ThreadPoolExecutor(
-                1, 1, 1, TimeUnit.SECONDS, new ArrayBlockingQueue<>(256), thread("stderr lines"),
-                (task, pool) -> {
-                    try {
-                        isStuck[0] = !pool.getQueue().offer(
-                                task, isStuck[0] ? 0 : REST, TimeUnit.MILLISECONDS);
-                    } catch (InterruptedException e) {
-                        isStuck[0] = true;
-                    }
-                });
-        try (InputStream stderr = process.getErrorStream()) {
-            ByteArrayOutputStream line = new ByteArrayOutputStream();
-            byte[] chunk = new byte[LONGEST_ERROR_LINE];
-            int size;
-            do {
-                size = stderr.read(chunk);
-                for (int i = 0; i < size; i++) {
-                    if (chunk[i] != '\n') {
-                        line.write(chunk[i]);
-                    }
-                    if (chunk[i] == '\n' || line.size() == LONGEST_ERROR_LINE) {
-                        passOn(line, lines);
-                    }
+        ExecutorService lines = Executors.newSingleThreadExecutor(thread("stderr lines"));
+        Semaphore room = new Semaphore(256);
+        boolean isStuck = false;
+        try (BufferedReader stderr = new BufferedReader(
+                new InputStreamReader(process.getErrorStream(), StandardCharsets.UTF_8))) {
+            for (String line; (line = stderr.readLine()) != null; ) {
+                String text = line;
+                lastError = line.trim().isEmpty() ? lastError : line.trim();
+                // If the app takes no more lines, they are dropped: the plugin has to go on.
+                isStuck = !room.tryAcquire(isStuck ? 0 : REST, TimeUnit.MILLISECONDS);
+                if (!isStuck) {
+                    lines.execute(() -> {
+                        guard(() -> settings.stderr.accept(text));
+                        room.release();
+                    });
                 }
-            } while (size >= 0);
-            if (line.size() > 0) {
-                passOn(line, lines);
             }
-        } catch (IOException e) {
+        } catch (IOException | InterruptedException e) {
             // The plugin has been killed.
         } finally {
             lines.shutdown();
         }
     }
 
-    private void passOn(ByteArrayOutputStream line, Executor lines) throws IOException {
-        String text = line.toString("UTF-8");
-        line.reset();
-        lastError = text.trim().isEmpty() ? lastError : text.trim();
-        lines.execute(() -> {
-            try {
-                settings.stderr.accept(text);
-            } catch (Throwable e) {
-                tell(e);
-            }
-        });
-    }
-
     /** Waits for the end of the process, whoever still holds its output, and puts it into words. */
     private void watch() {
         String reason = "the plugin ended";
         try {
-            int status = process.waitFor();
-            reader.join(REST);
-            while (isTaking && reader.isAlive()) {
+            reason += " with status " + process.waitFor();
+            do {
                 reader.join(REST);
-            }
+            } while (isTaking && reader.isAlive());
             stderrReader.join(REST);
-            reason += " with status " + status + (lastError.isEmpty() ? "" : ": " + lastError);
-            synchronized (this) {
-                reason = fault != null ? fault : reason;
-            }
+            reason += lastWords();
         } catch (InterruptedException e) {
             reason += ", or the host was interrupted";
         } finally {
-            end(reason);
+            end(fault != null ? fault : reason);
         }
+    }
+
+    private String lastWords() {
+        return lastError.isEmpty() ? "" : ": " + lastError;
     }
 
     /** Fails what is pending, and closes every connection that had no close yet. */
@@ -1028,7 +764,7 @@ public final class Host {
         List<Pending> unanswered;
         List<WebSocket> open;
         synchronized (this) {
-            ended = reason;
+            refusal = reason;
             unanswered = new ArrayList<>(pending.values());
             pending.clear();
             open = new ArrayList<>(websockets.values());
@@ -1039,16 +775,14 @@ public final class Host {
             complete(() -> request.answer().completeExceptionally(new PluginEnded(reason)));
         }
         for (WebSocket websocket : open) {
-            websocket.end(1006, reason, "failure");
+            websocket.inbox.put(new Event(
+                    "close", json("code", 1006, "reason", reason, "cause", "failure")));
         }
     }
 
     private synchronized void hold() {
-        if (!isKeeping) {
-            Thread keeper = new Thread(this::keep, "wsplugin keeper");
-            keeper.setDaemon(false);
-            keeper.start();
-            isKeeping = true;
+        if (holds == 0) {
+            new Thread(this::keep, "wsplugin keeper").start();
         }
         holds++;
     }
@@ -1058,7 +792,7 @@ public final class Host {
         notifyAll();
     }
 
-    /** The thread that is no daemon. */
+    /** Runs on the thread that is no daemon. */
     private synchronized void keep() {
         try {
             while (holds > 0) {
@@ -1067,18 +801,32 @@ public final class Host {
         } catch (InterruptedException e) {
             // Whoever interrupts this thread wants the JVM to end.
         }
-        isKeeping = false;
     }
 
-    private static boolean isNumber(JsonElement element) {
-        return element.isJsonPrimitive() && element.getAsJsonPrimitive().isNumber();
+    /** An object of names and values in turn, without those that are null. */
+    private static JsonObject json(Object... members) {
+        JsonObject object = new JsonObject();
+        for (int i = 0; i < members.length; i += 2) {
+            if (members[i + 1] != null) {
+                object.add((String) members[i], JSON.toJsonTree(members[i + 1]));
+            }
+        }
+        return object;
+    }
+
+    private static Long millis(Duration duration) {
+        return duration == null ? null : duration.toMillis();
     }
 
     /** The member, or "" if there is none that is a string. */
     private static String text(JsonObject object, String name) {
+        return object.get(name) instanceof JsonPrimitive member ? member.getAsString() : "";
+    }
+
+    /** The member, or a default if there is none that is a number. */
+    private static int number(JsonObject object, String name, int otherwise) {
         JsonElement member = object.get(name);
-        boolean isText = member != null && member.isJsonPrimitive();
-        return isText ? member.getAsString() : "";
+        return member instanceof JsonPrimitive m && m.isNumber() ? m.getAsInt() : otherwise;
     }
 
     /** The member, or an empty object if there is none that is one. */

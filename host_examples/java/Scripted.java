@@ -110,21 +110,14 @@ public final class Scripted {
     private void create(long id, JsonObject line) {
         String name = text(line, "as");
         Host.Options options = new Host.Options();
-        if (line.has("headers")) {
-            options.headers(strings(line.getAsJsonObject("headers")));
-        }
+        options.headers = strings(line, "headers");
+        options.hostHeaders = strings(line, "hostHeaders");
         if (line.has("protocols")) {
-            List<String> protocols = new ArrayList<>();
-            line.getAsJsonArray("protocols").forEach(p -> protocols.add(p.getAsString()));
-            options.protocols(protocols);
+            options.protocols = new ArrayList<>();
+            line.getAsJsonArray("protocols").forEach(p -> options.protocols.add(p.getAsString()));
         }
-        if (line.has("hostHeaders")) {
-            options.hostHeaders(strings(line.getAsJsonObject("hostHeaders")));
-        }
-        if (line.has("timeout")) {
-            options.timeout(duration(line, "timeout"));
-        }
-        options.app(text(line, "app"));
+        options.timeout = duration(line, "timeout");
+        options.app = text(line, "app");
         Printer printer = new Printer(name, line.has("delay") ? line.get("delay").getAsLong() : 0);
         CompletableFuture<Host.WebSocket> websocket = new CompletableFuture<>();
         onHost(id, () -> host.create(text(line, "url"), options, printer))
@@ -209,9 +202,13 @@ public final class Scripted {
         return line.has(name) ? Duration.ofMillis(line.get(name).getAsLong()) : null;
     }
 
-    private static Map<String, String> strings(JsonObject object) {
+    private static Map<String, String> strings(JsonObject line, String name) {
+        if (!line.has(name)) {
+            return null;
+        }
         Map<String, String> strings = new LinkedHashMap<>();
-        object.entrySet().forEach(e -> strings.put(e.getKey(), e.getValue().getAsString()));
+        line.getAsJsonObject(name).entrySet().forEach(
+                e -> strings.put(e.getKey(), e.getValue().getAsString()));
         return strings;
     }
 
