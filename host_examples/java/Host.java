@@ -32,7 +32,6 @@ import java.util.function.Consumer;
  * more thread keeps the JVM from ending.
  */
 public final class Host {
-    private static final int CHUNK = 65_536;
     private static final Duration GRACE = Duration.ofSeconds(5);
     /** Milliseconds for the rest of the output once the process is gone. */
     private static final long REST = 1_000;
@@ -115,10 +114,12 @@ public final class Host {
     /** The plugin has refused a request: a stable code, and words for people. */
     public static final class RequestError extends Exception {
         public final String code;
+        public final String words;
 
-        RequestError(String code, String message) {
-            super(code + ": " + message);
+        RequestError(String code, String words) {
+            super(code + ": " + words);
             this.code = code;
+            this.words = words;
         }
     }
 
@@ -174,24 +175,22 @@ public final class Host {
 
         /** As {@link #close(int, String)}, within this time; zero ends the connection at once. */
         public CompletableFuture<Void> close(int code, String reason, Duration timeout) {
-            CompletableFuture<JsonObject> answer = ask(
-                    "websocket-close", "code", code, "reason", reason, "timeout", millis(timeout));
-            // The plugin ends a pause with this, and what comes then would only pile up here.
-            inbox.endPause();
-            return answer.thenApply(response -> null);
+            return ask(
+                    "websocket-close", "code", code, "reason", reason, "timeout", millis(timeout))
+                    .thenApply(response -> null);
         }
 
         /**
-         * Get no more messages until {@link #resume}, for seconds rather than minutes: the server
-         * has to wait. If the end comes meanwhile, it ends the pause.
+         * Let the server wait until {@link #resume}, for seconds rather than minutes. What waits
+         * for the listener still comes. If the connection ends meanwhile, so does the pause.
          */
         public CompletableFuture<Void> pause() {
-            return inbox.pause().thenApply(response -> null);
+            return inbox.setPaused(true).thenApply(response -> null);
         }
 
-        /** Get messages again. */
+        /** Let the server go on, at once or when a full queue has room. */
         public CompletableFuture<Void> resume() {
-            return inbox.resume().thenApply(response -> null);
+            return inbox.setPaused(false).thenApply(response -> null);
         }
 
         /** Measure the time to the server and back; it is also a look whether it is still there. */
@@ -238,13 +237,16 @@ public final class Host {
         private final class Inbox implements Runnable {
             private final ArrayDeque<Event> events = new ArrayDeque<>();
             private long size = 0;
-            /** Whether the app wants no messages. */
+            /** The server waits if the app wants it .. */
             private boolean isPaused = false;
-            /** Whether there are enough, so that the server waits, whatever the app wants. */
+            /** .. and if there is enough here, until half of it is told. */
             private boolean isFull = false;
             private boolean isOver = false;
 
             synchronized void put(Event event) {
+                if (isOver) {
+                    return;
+                }
                 events.add(event);
                 size += event.size();
                 boolean isMuch = size >= settings.maxQueuedBytes
@@ -255,32 +257,15 @@ public final class Host {
                         ask("websocket-pause");
                     }
                 }
-                if (event.name().equals("close")) {
-                    isOver = true;
-                    isPaused = false;
-                }
+                isOver |= event.name().equals("close");
                 notifyAll();
             }
 
-            synchronized CompletableFuture<JsonObject> pause() {
-                isPaused = true;
-                return ask("websocket-pause").whenComplete((response, failure) -> {
-                    if (failure != null) {
-                        endPause();
-                    }
-                });
-            }
-
-            synchronized CompletableFuture<JsonObject> resume() {
-                endPause();
-                // The server of a full queue goes on when there is room in it.
-                return isFull
-                        ? CompletableFuture.completedFuture(null) : ask("websocket-resume");
-            }
-
-            synchronized void endPause() {
-                isPaused = false;
-                notifyAll();
+            synchronized CompletableFuture<JsonObject> setPaused(boolean value) {
+                isPaused = value;
+                return !isPaused && isFull
+                        ? CompletableFuture.completedFuture(null)
+                        : ask(isPaused ? "websocket-pause" : "websocket-resume");
             }
 
             @Override
@@ -306,7 +291,7 @@ public final class Host {
             }
 
             private synchronized Event next() {
-                while (isPaused || events.isEmpty() && !isOver) {
+                while (events.isEmpty() && !isOver) {
                     try {
                         wait();
                     } catch (InterruptedException e) {
@@ -355,11 +340,12 @@ public final class Host {
     private final Set<String> features = new HashSet<>();
     /** Whether the reader is at work on what it has read. */
     private volatile boolean isTaking = false;
-    private volatile String lastError = "";
+    /** The last line of stderr, behind a colon. */
+    private volatile String lastWords = "";
     /** What the plugin is killed for. */
     private volatile String fault;
+    private final Map<String, WebSocket> websockets = new ConcurrentHashMap<>();
     /** Guarded by this, as is all below. */
-    private final Map<String, WebSocket> websockets = new HashMap<>();
     private final Map<Integer, Pending> pending = new HashMap<>();
     private int requests = 0;
     /** Why nothing can be asked of the plugin any more. */
@@ -403,7 +389,7 @@ public final class Host {
             host.description = host.describe().get(timeout, TimeUnit.MILLISECONDS);
             reason = host.objection();
         } catch (TimeoutException e) {
-            reason = "the plugin has not answered in " + timeout + " ms" + host.lastWords();
+            reason = "the plugin has not answered in " + timeout + " ms" + host.lastWords;
         } catch (ExecutionException e) {
             reason = e.getCause().getMessage();
         } catch (InterruptedException e) {
@@ -414,7 +400,7 @@ public final class Host {
             return host;
         }
         host.stop(Duration.ZERO);
-        if (host.lastError.contains("unrecognized arguments: --")) {
+        if (host.lastWords.contains("unrecognized arguments: --")) {
             reason += " (this wsplugin is of 1.0; update it or start it without these options)";
         }
         throw new PluginEnded(reason + " (the command: " + String.join(" ", command) + ")");
@@ -544,8 +530,6 @@ public final class Host {
             stdin.flush();
         } catch (IOException e) {
             kill(GRACE, "the plugin takes no input, and did not end");
-        } catch (Throwable e) {
-            condemn("the host could not write to the plugin (" + e + ")");
         }
     }
 
@@ -594,7 +578,7 @@ public final class Host {
     }
 
     private void condemn(String reason) {
-        fault = reason;
+        fault = fault != null ? fault : reason;
         process.destroyForcibly();
     }
 
@@ -613,7 +597,7 @@ public final class Host {
 
     private void readLines() throws IOException {
         ByteArrayOutputStream line = new ByteArrayOutputStream();
-        byte[] chunk = new byte[CHUNK];
+        byte[] chunk = new byte[65_536];
         for (int size; (size = process.getInputStream().read(chunk)) >= 0; ) {
             isTaking = true;
             int start = 0;
@@ -646,7 +630,7 @@ public final class Host {
             return;
         }
         int id = number(message, "id", 0);
-        JsonElement response = message.get("response");
+        JsonObject response = message.get("response") instanceof JsonObject o ? o : null;
         Pending request;
         synchronized (this) {
             request = pending.get(id);
@@ -654,17 +638,17 @@ public final class Host {
                 return; // to a line that the plugin could not read, or a second answer
             }
             WebSocket websocket = request.creates();
-            if (websocket != null && response instanceof JsonObject object) {
+            if (websocket != null && response != null) {
                 // Before the next line is looked at, which may be an event of this connection.
-                websocket.id = text(object, "id");
+                websocket.id = response.get("id").getAsString();
                 thread(websocket.id).newThread(websocket.inbox).start();
                 websockets.put(websocket.id, websocket);
                 hold();
             }
             pending.remove(id);
         }
-        if (response instanceof JsonObject object) {
-            complete(() -> request.answer().complete(object));
+        if (response != null) {
+            complete(() -> request.answer().complete(response));
         } else {
             JsonObject error = object(message, "error");
             RequestError failure = message.has("error")
@@ -677,10 +661,8 @@ public final class Host {
     private void takeEvent(JsonObject event) {
         String name = text(event, "name");
         String id = text(event, "id");
-        WebSocket websocket;
-        synchronized (this) {
-            websocket = name.equals("close") ? websockets.remove(id) : websockets.get(id);
-        }
+        WebSocket websocket =
+                name.equals("close") ? websockets.remove(id) : websockets.get(id);
         if (websocket != null) {
             websocket.inbox.put(new Event(name, object(event, "payload")));
         }
@@ -721,7 +703,7 @@ public final class Host {
                 new InputStreamReader(process.getErrorStream(), StandardCharsets.UTF_8))) {
             for (String line; (line = stderr.readLine()) != null; ) {
                 String text = line;
-                lastError = line.trim().isEmpty() ? lastError : line.trim();
+                lastWords = line.trim().isEmpty() ? lastWords : ": " + line.trim();
                 // If the app takes no more lines, they are dropped: the plugin has to go on.
                 isStuck = !room.tryAcquire(isStuck ? 0 : REST, TimeUnit.MILLISECONDS);
                 if (!isStuck) {
@@ -747,7 +729,7 @@ public final class Host {
                 reader.join(REST);
             } while (isTaking && reader.isAlive());
             stderrReader.join(REST);
-            reason += lastWords();
+            reason += lastWords;
         } catch (InterruptedException e) {
             reason += ", or the host was interrupted";
         } finally {
@@ -755,26 +737,19 @@ public final class Host {
         }
     }
 
-    private String lastWords() {
-        return lastError.isEmpty() ? "" : ": " + lastError;
-    }
-
     /** Fails what is pending, and closes every connection that had no close yet. */
     private void end(String reason) {
         List<Pending> unanswered;
-        List<WebSocket> open;
         synchronized (this) {
             refusal = reason;
             unanswered = new ArrayList<>(pending.values());
             pending.clear();
-            open = new ArrayList<>(websockets.values());
-            websockets.clear();
             writer.shutdown();
         }
         for (Pending request : unanswered) {
             complete(() -> request.answer().completeExceptionally(new PluginEnded(reason)));
         }
-        for (WebSocket websocket : open) {
+        for (WebSocket websocket : websockets.values()) {
             websocket.inbox.put(new Event(
                     "close", json("code", 1006, "reason", reason, "cause", "failure")));
         }
@@ -782,7 +757,9 @@ public final class Host {
 
     private synchronized void hold() {
         if (holds == 0) {
-            new Thread(this::keep, "wsplugin keeper").start();
+            Thread keeper = new Thread(this::keep, "wsplugin keeper");
+            keeper.setDaemon(false); // which it would be if a daemon makes it
+            keeper.start();
         }
         holds++;
     }

@@ -98,10 +98,10 @@ public final class Scripted {
         new Thread(() -> {
             try {
                 if (stopped == null) {
-                    throw new IllegalStateException("there is no host");
+                    throw new Host.PluginEnded("no plugin runs");
                 }
                 tell(id, stopped.stop(), null);
-            } catch (InterruptedException | IllegalStateException e) {
+            } catch (Host.PluginEnded | InterruptedException e) {
                 tell(id, null, e);
             }
         }).start();
@@ -139,7 +139,7 @@ public final class Scripted {
     private <T> CompletableFuture<T> onHost(long id, Call<T> call) {
         CompletableFuture<T> result = new CompletableFuture<>();
         if (host == null) {
-            result.completeExceptionally(new IllegalStateException("there is no host"));
+            result.completeExceptionally(new Host.PluginEnded("no plugin runs"));
         } else {
             result = call.start();
         }
@@ -178,11 +178,9 @@ public final class Scripted {
         } else if (cause instanceof Host.RequestError error) {
             line.addProperty("outcome", "refused");
             line.addProperty("code", error.code);
+            line.addProperty("message", error.words);
         } else {
-            line.addProperty(
-                    "outcome", cause instanceof Host.PluginEnded ? "ended" : "invalid");
-        }
-        if (cause != null) {
+            line.addProperty("outcome", cause instanceof Host.PluginEnded ? "ended" : "invalid");
             line.addProperty("message", String.valueOf(cause.getMessage()));
         }
         print(line);
