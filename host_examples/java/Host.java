@@ -35,9 +35,7 @@ public final class Host {
     private static final Duration GRACE = Duration.ofSeconds(5);
     /** Milliseconds for the rest of the output once the process is gone. */
     private static final long REST = 1_000;
-    /** Unlike JsonElement.toString, this refuses numbers that JSON does not have. */
-    private static final Gson JSON =
-            new GsonBuilder().serializeNulls().disableHtmlEscaping().create();
+    private static final Gson GSON = new GsonBuilder().serializeNulls().create();
 
     /**
      * What happens to a connection; {@link #onClose} comes once and last, even if the plugin dies.
@@ -283,7 +281,7 @@ public final class Host {
                 try {
                     CompletableFuture.runAsync(call, settings.executor).join();
                 } catch (RejectedExecutionException e) {
-                    // The app has shut its executor down, but the close still has to come.
+                    // The app has shut its executor down; the close has to come all the same.
                     call.run();
                 }
                 done(event);
@@ -430,7 +428,7 @@ public final class Host {
             return "the plugin speaks protocol " + description.get("protocol") + ", the host 1";
         }
         if (description.get("features") instanceof JsonArray array) {
-            array.forEach(feature -> features.add(feature.getAsString()));
+            array.forEach(f -> features.add(f.isJsonPrimitive() ? f.getAsString() : f.toString()));
         }
         return null;
     }
@@ -499,7 +497,8 @@ public final class Host {
         CompletableFuture<JsonObject> answer = new CompletableFuture<>();
         ByteBuffer line;
         try {
-            String request = JSON.toJson(json(
+            // Unlike Gson.toJson, this refuses numbers that JSON does not have.
+            String request = GSON.getAdapter(JsonElement.class).toJson(json(
                     "action", action, "app", app, "headers", headers, "payload", payload));
             // Unlike String.getBytes, this refuses half of a surrogate pair.
             line = StandardCharsets.UTF_8.newEncoder()
@@ -529,7 +528,7 @@ public final class Host {
             stdin.write(rest.array(), 0, rest.limit());
             stdin.flush();
         } catch (IOException e) {
-            kill(GRACE, "the plugin takes no input, and did not end");
+            kill("the plugin takes no input, and did not end");
         }
     }
 
@@ -566,10 +565,10 @@ public final class Host {
         }
     }
 
-    /** Ends a plugin that should end by itself. */
-    private void kill(Duration grace, String reason) {
+    /** Ends a plugin that does not end by itself. */
+    private void kill(String reason) {
         try {
-            if (!process.waitFor(grace.toMillis(), TimeUnit.MILLISECONDS)) {
+            if (!process.waitFor(GRACE.toMillis(), TimeUnit.MILLISECONDS)) {
                 condemn(reason);
             }
         } catch (InterruptedException e) {
@@ -587,7 +586,7 @@ public final class Host {
         try {
             readLines();
             closeStdin();
-            kill(GRACE, "the plugin closed its output, and did not end");
+            kill("the plugin closed its output, and did not end");
         } catch (IOException e) {
             // The plugin has been killed.
         } catch (Throwable e) {
@@ -625,9 +624,8 @@ public final class Host {
                     + line.substring(0, Math.min(200, line.length())));
             return;
         }
-        if (message.has("event")) {
+        if (text(message, "event").equals("websocket-event")) {
             takeEvent(object(message, "payload"));
-            return;
         }
         int id = number(message, "id", 0);
         JsonObject response = message.get("response") instanceof JsonObject o ? o : null;
@@ -635,7 +633,7 @@ public final class Host {
         synchronized (this) {
             request = pending.get(id);
             if (request == null) {
-                return; // to a line that the plugin could not read, or a second answer
+                return; // an event, a second answer, or what a later plugin may say
             }
             WebSocket websocket = request.creates();
             if (websocket != null && response != null) {
@@ -739,15 +737,13 @@ public final class Host {
 
     /** Fails what is pending, and closes every connection that had no close yet. */
     private void end(String reason) {
-        List<Pending> unanswered;
         synchronized (this) {
             refusal = reason;
-            unanswered = new ArrayList<>(pending.values());
-            pending.clear();
             writer.shutdown();
-        }
-        for (Pending request : unanswered) {
-            complete(() -> request.answer().completeExceptionally(new PluginEnded(reason)));
+            for (Pending request : pending.values()) {
+                complete(() -> request.answer().completeExceptionally(new PluginEnded(reason)));
+            }
+            pending.clear();
         }
         for (WebSocket websocket : websockets.values()) {
             websocket.inbox.put(new Event(
@@ -785,7 +781,7 @@ public final class Host {
         JsonObject object = new JsonObject();
         for (int i = 0; i < members.length; i += 2) {
             if (members[i + 1] != null) {
-                object.add((String) members[i], JSON.toJsonTree(members[i + 1]));
+                object.add((String) members[i], GSON.toJsonTree(members[i + 1]));
             }
         }
         return object;
