@@ -20,7 +20,6 @@ import pytest
 from harness import TIMEOUT
 
 EXAMPLES = Path(__file__).parent.parent / "host_examples"
-GSON = "/usr/share/java/gson.jar"
 
 # Stands between a host and the plugin: records what passes, and hands the plugin's output on
 # byte by byte, so that every line and every character is split over several reads.
@@ -145,7 +144,7 @@ DEMOS = {
     "python": Example("python/demo.py"),
     "python, embedded": Example("python_embedded/embedded_demo.py", embedded=True),
     "node": Example("node/demo.ts", ("node",)),
-    "java": Example("java/Demo.java", ("java", "javac"), (GSON,)),
+    "java": Example("java/Demo.java", ("java", "javac", "mvn")),
     "c": Example("c/demo.c", ("cc",), ("/usr/include/jansson.h",)),
     "c, sanitized": Example(
         "c/demo.c", ("cc",), ("/usr/include/jansson.h",), ("cc -std=c11", SANITIZED)

@@ -112,6 +112,17 @@ def java(class_path: str) -> Java:
     return Java(class_path)
 
 
+@pytest.mark.slow
+def test_the_host_uses_nothing_that_android_api_level_26_has_not(tmp_path: Path) -> None:
+    if not shutil.which("mvn"):
+        pytest.skip("not on this machine: mvn")
+    folder = tmp_path / "host_examples" / "java"
+    shutil.copytree(JAVA, folder)
+    maven = ["mvn", "-q", "-B", "-f", str(folder / "pom.xml"), "process-classes"]
+    result = subprocess.run(maven, capture_output=True, text=True, timeout=5 * CEILING)
+    assert result.returncode == 0, result.stdout
+
+
 # --- starting ---------------------------------------------------------------------------------
 
 

@@ -8,14 +8,16 @@ import java.util.concurrent.ExecutionException;
 /**
  * The story that all the examples tell, with the host beside this file.
  *
- * <p>Gson is one jar; here it is Debian's (apt-get install libgoogle-gson-java). An echo server,
- * then the demo; the plugin's command line may follow the URL.
+ * <p>Gson is one jar, here from Maven Central; where Debian's is (libgoogle-gson-java), the path
+ * is /usr/share/java/gson.jar. An echo server, then the demo; the plugin's command line may follow
+ * the URL.
  *
  * <pre>
  * $ python3 -m venv .venv && .venv/bin/pip install .
  * $ python3 host_examples/python/echo_server.py 8765 &
- * $ javac -encoding UTF-8 -cp /usr/share/java/gson.jar -d build/java host_examples/java/*.java
- * $ java -cp build/java:/usr/share/java/gson.jar Demo ws://127.0.0.1:8765/ .venv/bin/wsplugin
+ * $ mvn -q -f host_examples/java/pom.xml dependency:copy-dependencies
+ * $ javac -encoding UTF-8 -cp 'build/java/dependency/*' -d build/java host_examples/java/*.java
+ * $ java -cp 'build/java:build/java/dependency/*' Demo ws://127.0.0.1:8765/ .venv/bin/wsplugin
  * </pre>
  */
 public final class Demo implements Host.Listener {

@@ -25,7 +25,7 @@ import java.util.function.Function;
  * Demo.java says, then:
  *
  * <pre>
- * $ .venv/bin/wsplugin certify -- java -cp build/java:/usr/share/java/gson.jar Scripted
+ * $ .venv/bin/wsplugin certify -- java -cp 'build/java:build/java/dependency/*' Scripted
  * </pre>
  */
 public final class Scripted {
