@@ -333,21 +333,22 @@ public final class Host {
     private final ExecutorService writer = Executors.newSingleThreadExecutor(thread("writer"));
     private final Thread reader = thread("reader").newThread(this::read);
     private final Thread stderrReader = thread("stderr").newThread(this::readStderr);
-    private final Thread watcher = thread("watcher").newThread(this::watch);
+    /** Ends with the plugin, when all have been told. */
+    final Thread watcher = thread("watcher").newThread(this::watch);
     private JsonObject description;
     private final Set<String> features = new HashSet<>();
     /** Whether the reader is at work on what it has read. */
     private volatile boolean isTaking = false;
     /** The last line of stderr, behind a colon. */
     private volatile String lastWords = "";
+    /** Why nothing can be asked of the plugin any more; set by those who hold the lock of this. */
+    volatile String refusal;
     /** What the plugin is killed for. */
     private volatile String fault;
     private final Map<String, WebSocket> websockets = new ConcurrentHashMap<>();
     /** Guarded by this, as is all below. */
     private final Map<Integer, Pending> pending = new HashMap<>();
     private int requests = 0;
-    /** Why nothing can be asked of the plugin any more. */
-    private String refusal;
     /** Calls that are not complete and connections that are not closed, as the app knows them. */
     private int holds = 0;
 
