@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -331,6 +332,7 @@ ask()
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_slow_listener_holds_back_a_flood(java: Java) -> None:
     size, count = 65_536, 1_600  # 100 MB
     sent = 0
@@ -353,10 +355,12 @@ def test_a_slow_listener_holds_back_a_flood(java: Java) -> None:
         options = ["-Xmx24m", "-XX:+UseSerialGC"]
         lines = java.run("flood", PLUGIN, *options, URL=server.url)
         thread.join(CEILING)
+    (resident,) = [int(line.split()[1]) for line in lines if line.startswith("resident ")]
     (found,) = [re.match(r"heard (\d+) grown (-?\d+)", line) for line in lines if "grown" in line]
     assert found
     heard, grown = map(int, found.groups())
     assert grown <= 8 * 2**20
+    assert resident <= 40 * 2**20
     assert sent - heard * size <= 16_000_000
 
 

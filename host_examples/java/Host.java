@@ -85,9 +85,12 @@ public final class Host {
          * where the plugin runs in another container or on another machine.
          */
         public boolean appendOptions = true;
-        /** How much may wait for a listener, in characters as they are in JSON, .. */
+        /**
+         * How much may wait for a listener, in characters of text or base64, until the server of
+         * this connection has to wait. What is under way then is taken besides.
+         */
         public int maxQueuedBytes = 1_048_576;
-        /** .. and in messages, before the server has to wait. What is under way is taken, too. */
+        /** The same in messages; whichever is reached first counts. */
         public int maxQueuedMessages = 1_024;
     }
 

@@ -2,6 +2,8 @@ import com.google.gson.JsonObject;
 import com.google.gson.JsonPrimitive;
 import java.lang.management.ManagementFactory;
 import java.nio.ByteBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.List;
@@ -328,8 +330,10 @@ public final class Probe {
             }
         };
         long before = live();
+        long resident = resident();
         Host.WebSocket websocket = host.create(URL, printer).get();
         enough.await(); // after six seconds
+        say("resident " + (resident() - resident));
         say("heard " + heard.get() + " grown " + (live() - before));
         websocket.close(1000, "", Duration.ZERO);
         host.stop();
@@ -338,6 +342,11 @@ public final class Probe {
     private static long live() {
         System.gc();
         return ManagementFactory.getMemoryMXBean().getHeapMemoryUsage().getUsed();
+    }
+
+    private static long resident() throws Exception {
+        String pages = Files.readString(Path.of("/proc/self/statm")).split(" ")[1];
+        return Long.parseLong(pages) * 4_096;
     }
 
     // --- stderr ----------------------------------------------------------------------------------

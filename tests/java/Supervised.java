@@ -109,7 +109,11 @@ public final class Supervised {
         while (supervisor.host().isCompletedExceptionally()) {
             Thread.onSpinWait();
         }
-        say("afterwards " + outcome(create(supervisor, new Closes())));
+        Closes closes = new Closes();
+        say("afterwards " + outcome(create(supervisor, closes)));
+        kill();
+        closes.closed.get();
+        say("and again " + outcome(create(supervisor, new Closes())));
         say("status " + supervisor.stop());
         say("children " + children());
         say(outcome(create(supervisor, new Closes())));
