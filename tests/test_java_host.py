@@ -222,6 +222,29 @@ signal.pause()
     assert status == "status 137"
 
 
+def test_a_fault_is_told_though_a_grandchild_keeps_the_writer_waiting(
+    java: Java, tmp_path: Path
+) -> None:
+    # Nobody reads the plugin's stdin, and the grandchild holds it, until the test lets it go.
+    fifo = tmp_path / "until-the-end"
+    os.mkfifo(fifo)
+    script = f"""
+describe()
+subprocess.Popen([sys.executable, "-c", "open({str(fifo)!r}).read()"])
+sys.stdin.read(1)
+print("no JSON", flush=True)
+signal.pause()
+"""
+    command = java.command("stuckWriter", fake(script))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
+    with process, fifo.open("w"):
+        try:
+            stdout, _ = process.communicate(timeout=CEILING)
+        finally:
+            process.kill()
+    assert stdout == "call: PluginEnded the plugin wrote what is no line of its protocol: no JSON\n"
+
+
 def test_what_cannot_be_encoded_leaves_nothing_pending(java: Java) -> None:
     # That the JVM ends shows that nothing is.
     script = "describe()\nrequest = ask()\nsay(answer(request, id=request['id']))\nask()"

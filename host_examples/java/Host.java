@@ -582,6 +582,7 @@ public final class Host {
 
     private void condemn(String reason) {
         fault = fault != null ? fault : reason;
+        isTaking = false; // nobody waits for this thread, which may have to wait for the writer
         process.destroyForcibly();
     }
 

@@ -189,6 +189,13 @@ public final class Probe {
         say("status " + host.stop());
     }
 
+    static void stuckWriter(List<String> plugin) throws Exception {
+        Host host = Host.spawn(plugin);
+        JsonObject payload = new JsonObject();
+        payload.addProperty("much", "x".repeat(1_000_000));
+        outcome("call", host.request("websocket-create", payload));
+    }
+
     static void unencodable(List<String> plugin) throws Exception {
         Host host = Host.spawn(plugin);
         JsonObject payload = new JsonObject();
