@@ -160,7 +160,9 @@ ask()
 
 THROWING = """
 describe()
-say(answer(ask(), id="ws-1"), event("open"), *(text(str(n)) for n in range(5)), closed())
+say(answer(ask(), id="ws-1"), event("open"))
+say({**closed(), "event": "of a later plugin"}, event("unknown"), event("message", type="new"))
+say(*(text(str(n)) for n in range(5)), closed())
 say(answer(ask()))
 ask()
 """
