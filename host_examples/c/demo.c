@@ -32,10 +32,10 @@ static void check(void *context, const json_t *response, const wsp_error *error)
     }
 }
 
-static void on_open(void *context, wsp_websocket *websocket, const json_t *headers)
+static void on_open(void *context, wsp_websocket *websocket, const json_t *facts)
 {
     static const char text[] = "Grüße 👋";
-    (void)headers;
+    (void)facts;
     puts("open");
     wsp_send_text(websocket, text, strlen(text), check, context);
 }
@@ -56,7 +56,7 @@ static void on_binary(
     for (size_t i = 0; i < size; i++)
         printf(" %02x", data[i]);
     printf("\n");
-    wsp_close(websocket, 1000, "done", check, context);
+    wsp_close(websocket, 1000, "done", -1, check, context);
 }
 
 static void on_error(
@@ -93,9 +93,13 @@ int main(int argc, char *argv[])
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    wsp_host *host = wsp_spawn(argc > 2 ? (const char *const *)argv + 2 : installed);
+    wsp_host *host = wsp_spawn(argc > 2 ? (const char *const *)argv + 2 : installed, NULL);
     if (host == NULL) {
         perror("cannot start the plugin");
+        return 1;
+    }
+    if (!wsp_await_ready(host)) {
+        fprintf(stderr, "PluginEnded: %s\n", wsp_failure(host));
         return 1;
     }
     struct story story = {0};

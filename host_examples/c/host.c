@@ -1,12 +1,16 @@
 /* The host of host.h. One thread, one poll(2), no signal handlers. */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* pipe2 and syscall, beside POSIX */
 
 #include "host.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <search.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,11 +19,29 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
-enum { CHUNK = 65536, GRACE_MS = 5000, TAIL = 1000 };
+#define CHUNK 65536
+#define START_MS 5000
+#define GRACE_MS 5000 /* for a plugin that has closed its stdout, to end by itself */
+#define REST_MS 1000  /* for what is left in stdout once the plugin has ended */
+#define LOOK_MS 10    /* between two looks at the process, where it cannot be polled */
+#define TURN_MS 10    /* how long a step may call listeners, beyond one call a connection */
+#define STDERR_MS 100 /* how long the app's stderr may hold up a step, once */
+#define QUEUE_BYTES 1048576
+#define QUEUE_MESSAGES 1024
+#define OLD "this wsplugin is of 1.0; update it or start it without these options"
 
+/* What some systems lack; they have SO_NOSIGPIPE, and a moment in which a process that another
+ * thread starts would inherit the plugin's pipes. */
 #ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* where it is missing there is SO_NOSIGPIPE */
+#define MSG_NOSIGNAL 0
+#endif
+#ifndef SOCK_CLOEXEC
+#define SOCK_CLOEXEC 0
+#define pipe2(fds, flags) pipe(fds)
 #endif
 
 extern char **environ;
@@ -29,60 +51,113 @@ struct buffer {
     size_t size, capacity;
 };
 
+/* An event that has not been handed to the listener yet. */
+struct event {
+    json_t *payload;
+    size_t bytes, messages; /* what it counts in the queue */
+    struct event *next;
+};
+
 struct wsp_websocket {
     wsp_host *host;
     wsp_listener listener;
-    char id[32]; /* empty before the answer of its create */
+    json_t *id;  /* NULL before the answer of its create */
     bool open;   /* it is to have an on_close */
+    bool ending; /* which is in the queue */
+    struct event *events, **last_event;
+    size_t bytes, messages;
+    bool held;      /* by wsp_hold */
+    bool pausing;   /* wsp_pause has been called, and no wsp_resume since */
+    bool paused;    /* the plugin has said so */
+    bool throttled; /* by the host: the queue is full */
+    bool forgotten;
+    size_t requests; /* pending ones that know of it: it must outlive them */
     wsp_websocket *next;
 };
+
+enum kind { PLAIN, DESCRIBE, CREATE, PAUSE_OR_RESUME };
 
 /* A request without an answer. */
 struct pending {
     json_int_t id;
+    enum kind kind;
     wsp_answer *answer;
     void *context;
-    wsp_websocket *creates;
-    const char *invalid; /* the error, if it was never written */
-    struct pending *next;
+    wsp_websocket *websocket;
+    struct pending *next, *previous;
+};
+
+/* What the plugin is about; but in RUNNING, the host's deadline says for how long. */
+enum phase {
+    STARTING, /* to answer plugin-describe; then it is given up */
+    RUNNING,
+    ENDING, /* to end; then it is killed */
+    REST,   /* it has ended: what is left in its stdout, if somebody else holds that open */
+    ENDED
 };
 
 struct wsp_host {
+    wsp_settings settings;
     pid_t pid;
+    bool reaped, killed;
+    int status;
     int in, out, err;     /* the plugin's; -1 once closed */
+    int process;          /* readable when it has ended, if the system has that; else -1 */
     struct buffer line;   /* read, without LF so far */
     struct buffer output; /* to be written, behind so many bytes that have been */
     size_t written;
-    struct buffer tail;   /* the end of stderr: it says why if the plugin fails */
-    struct pending *pending, **last;
+    char errors[PIPE_BUF]; /* stderr: the line that is being read */
+    size_t errors_size;
+    char last_error[1000];
+    bool stderr_blocked;            /* the app's */
+    struct pending *first, *last;   /* by age */
+    void *tree;                     /* and by id, for tsearch */
     wsp_websocket *websockets;
     json_int_t requests;
+    json_t *description;
+    bool appended; /* options, to the command */
     bool stopping;
-    int status;
-    char *ended; /* how, once it has */
+    enum phase phase;
+    long long deadline, turn_ends; /* on the clock of now_ms */
+    char command[300];
+    char lost[500];     /* why the host has given the plugin up, if it has */
+    char failure[2000]; /* how it ended, once it has */
 };
 
 /* --- memory and JSON --- */
 
-static void *need(void *memory)
+static long long now_ms(void)
 {
-    if (memory == NULL) {
-        fputs("wsplugin host: out of memory\n", stderr);
-        abort();
-    }
-    return memory;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-static void append(struct buffer *buffer, const void *data, size_t size)
+/* False, and the buffer is as it was, if there is no memory. */
+static bool append(struct buffer *buffer, const void *data, size_t size)
 {
     if (size == 0)
-        return;
+        return true;
     if (buffer->capacity - buffer->size < size) {
-        buffer->capacity = 2 * buffer->capacity + size;
-        buffer->data = need(realloc(buffer->data, buffer->capacity));
+        size_t capacity = 2 * buffer->capacity + size;
+        char *grown = buffer->capacity < SIZE_MAX / 4 && size < SIZE_MAX / 4
+            ? realloc(buffer->data, capacity)
+            : NULL;
+        if (grown == NULL) {
+            errno = ENOMEM;
+            return false;
+        }
+        buffer->data = grown;
+        buffer->capacity = capacity;
     }
     memcpy(buffer->data + buffer->size, data, size);
     buffer->size += size;
+    return true;
+}
+
+static int append_json(const char *text, size_t size, void *buffer)
+{
+    return append(buffer, text, size) ? 0 : -1;
 }
 
 static void drop(struct buffer *buffer, size_t size)
@@ -96,17 +171,13 @@ static void drop(struct buffer *buffer, size_t size)
     }
 }
 
-static void clear_output(wsp_host *host)
-{
-    drop(&host->output, host->output.size);
-    host->written = 0;
-}
-
 static const char ALPHABET[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 static char *base64_encode(const unsigned char *data, size_t size)
 {
-    char *text = need(malloc((size + 2) / 3 * 4 + 1)), *end = text;
+    char *text = malloc((size + 2) / 3 * 4 + 1), *end = text;
+    if (text == NULL)
+        return NULL;
     for (size_t i = 0; i < size; i += 3) {
         size_t left = size - i;
         unsigned long bits = (unsigned long)data[i] << 16;
@@ -130,7 +201,9 @@ static unsigned char *base64_decode(const char *text, size_t size, size_t *decod
     memset(value, 64, sizeof value);
     for (unsigned char i = 0; i < 64; i++)
         value[(unsigned char)ALPHABET[i]] = i;
-    unsigned char *data = need(malloc(size / 4 * 3 + 3));
+    unsigned char *data = malloc(size / 4 * 3 + 3);
+    if (data == NULL)
+        return NULL;
     unsigned long bits = 0;
     int count = 0;
     *decoded = 0;
@@ -154,158 +227,348 @@ static const char *string_of(const json_t *object, const char *key)
     return text != NULL ? text : "";
 }
 
+static json_int_t integer_of(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    double real = json_number_value(value);
+    if (json_is_integer(value))
+        return json_integer_value(value);
+    return real > -9e18 && real < 9e18 ? (json_int_t)real : 0;
+}
+
 /* --- requests --- */
 
-/* Take note of a request; a payload that is NULL could not be made. Steals the payload. */
-static void request(wsp_host *host, const char *action, json_t *payload, wsp_websocket *creates,
+/* Trees of some systems degenerate if they are filled in order: they get numbers without one. */
+static int compare(const void *left, const void *right)
+{
+    uint64_t a = (uint64_t)((const struct pending *)left)->id * 0x9E3779B97F4A7C15;
+    uint64_t b = (uint64_t)((const struct pending *)right)->id * 0x9E3779B97F4A7C15;
+    return (a > b) - (a < b);
+}
+
+/* Take the request with this id out; NULL if none waits for it. */
+static struct pending *expected(wsp_host *host, json_int_t id)
+{
+    struct pending key = {.id = id}, **found = tfind(&key, &host->tree, compare);
+    if (found == NULL)
+        return NULL;
+    struct pending *pending = *found;
+    tdelete(pending, &host->tree, compare);
+    *(pending->previous != NULL ? &pending->previous->next : &host->first) = pending->next;
+    *(pending->next != NULL ? &pending->next->previous : &host->last) = pending->previous;
+    return pending;
+}
+
+/* Take note of a request. Steals the line, which has an id to be set, and is NULL if it could not be
+ * made. Expects errno to have been 0 before that: ENOMEM then says that a part may be missing; if
+ * nothing says so, what was given is not UTF-8. */
+static bool request(wsp_host *host, enum kind kind, wsp_websocket *websocket, json_t *line,
     wsp_answer *answer, void *context)
 {
-    struct pending *pending = need(calloc(1, sizeof *pending));
-    *pending = (struct pending){
-        .id = ++host->requests, .answer = answer, .context = context, .creates = creates};
-    *host->last = pending;
-    host->last = &pending->next;
-    if (payload == NULL) {
-        pending->invalid = "invalid-text";
-    } else if (host->ended != NULL || host->stopping) {
-        pending->invalid = "plugin-ended";
-        json_decref(payload);
-    } else {
-        /* The id comes first: of a line that is too long the plugin reads no more than the start. */
-        json_t *line = need(
-            json_pack("{s:I, s:s, s:o}", "id", pending->id, "action", action, "payload", payload));
-        char *text = need(json_dumps(line, JSON_COMPACT));
-        append(&host->output, text, strlen(text));
-        append(&host->output, "\n", 1);
-        free(text);
-        json_decref(line);
+    size_t before = host->output.size;
+    struct pending *pending = calloc(1, sizeof *pending);
+    bool known = websocket == NULL || websocket->id != NULL || kind == CREATE;
+    bool made = line != NULL && pending != NULL && known && errno != ENOMEM
+        && json_object_set_new(line, "id", json_integer(host->requests + 1)) == 0;
+    if (made && host->in >= 0 && !host->stopping)
+        made = json_dump_callback(line, append_json, &host->output, JSON_COMPACT) == 0
+            && append(&host->output, "\n", 1);
+    json_decref(line);
+    if (made) {
+        *pending = (struct pending){.id = host->requests + 1, .kind = kind, .answer = answer,
+            .context = context, .websocket = websocket, .previous = host->last};
+        made = tsearch(pending, &host->tree, compare) != NULL;
     }
+    if (!made) {
+        errno = errno == ENOMEM ? ENOMEM : known ? EILSEQ : ENOTCONN;
+        host->output.size = before;
+        free(pending);
+        return false;
+    }
+    *(host->last != NULL ? &host->last->next : &host->first) = pending;
+    host->last = pending;
+    host->requests++;
+    if (websocket != NULL)
+        websocket->requests++;
+    return true;
+}
+
+/* An action on a connection that needs no more than its id. */
+static json_t *line_of(const char *action, const wsp_websocket *websocket)
+{
+    return json_pack(
+        "{s:n, s:s, s:{s:O}}", "id", "action", action, "payload", "id", websocket->id);
+}
+
+/* An optional number, for json_pack; what is below the least is none. */
+static json_t *number(long value, long least)
+{
+    return value >= least ? json_integer(value) : NULL;
+}
+
+/* Optional headers, for json_pack; not made if one is not UTF-8. */
+static json_t *headers_of(const char *const *headers, bool *made)
+{
+    json_t *values = headers != NULL ? json_object() : NULL;
+    for (; values != NULL && headers[0] != NULL; headers += 2)
+        if (json_object_set_new(values, headers[0], json_string(headers[1])) != 0)
+            *made = false;
+    return values;
 }
 
 wsp_websocket *wsp_create(wsp_host *host, const char *url, const wsp_options *options,
     const wsp_listener *listener, wsp_answer *answer, void *context)
 {
     static const wsp_options defaults = {0};
-    bool valid = true;
+    bool made = true;
     if (options == NULL)
         options = &defaults;
-    wsp_websocket *websocket = need(calloc(1, sizeof *websocket));
-    websocket->host = host;
-    websocket->listener = *listener;
-    websocket->next = host->websockets;
+    errno = 0;
+    wsp_websocket *websocket = calloc(1, sizeof *websocket);
+    json_t *protocols = options->protocols != NULL ? json_array() : NULL;
+    for (const char *const *name = options->protocols; protocols != NULL && *name != NULL; name++)
+        if (json_array_append_new(protocols, json_string(*name)) != 0)
+            made = false;
+    json_t *line = json_pack("{s:n, s:s, s:{s:s, s:s, s:o*, s:o*, s:o*, s:o*, s:o*}, s:s*, s:o*}",
+        "id", "action", "websocket-create", "payload", "url", url, "binaryType", "base64",
+        "headers", headers_of(options->headers, &made), "protocols", protocols,
+        "timeout", number(options->timeout_ms, 1),
+        "perMessageDeflate", options->no_per_message_deflate ? json_false() : NULL,
+        "tcpNoDelay", options->delay_small_messages ? json_false() : NULL,
+        "app", options->app, "headers", headers_of(options->host_headers, &made));
+    if (!made) {
+        json_decref(line);
+        line = NULL;
+    }
+    if (!request(host, CREATE, websocket, line, answer, context)) {
+        free(websocket);
+        return NULL;
+    }
+    *websocket = (wsp_websocket){
+        .host = host, .listener = *listener, .requests = 1, .next = host->websockets};
+    websocket->last_event = &websocket->events;
     host->websockets = websocket;
-
-    json_t *payload = json_pack("{s:s, s:s}", "url", url, "binaryType", "base64");
-    if (payload != NULL && options->headers != NULL) {
-        json_t *headers = need(json_object());
-        for (const char *const *name = options->headers; name[0] != NULL; name += 2)
-            valid &= json_object_set_new(headers, name[0], json_string(name[1])) == 0;
-        json_object_set_new(payload, "headers", headers);
-    }
-    if (payload != NULL && options->protocols != NULL) {
-        json_t *protocols = need(json_array());
-        for (const char *const *name = options->protocols; *name != NULL; name++)
-            valid &= json_array_append_new(protocols, json_string(*name)) == 0;
-        json_object_set_new(payload, "protocols", protocols);
-    }
-    if (payload != NULL && options->timeout_ms > 0)
-        json_object_set_new(payload, "timeout", json_integer(options->timeout_ms));
-    if (payload != NULL && options->no_per_message_deflate)
-        json_object_set_new(payload, "perMessageDeflate", json_false());
-    if (!valid) {
-        json_decref(payload);
-        payload = NULL;
-    }
-    request(host, "websocket-create", payload, websocket, answer, context);
     return websocket;
 }
 
-void wsp_send_text(
+bool wsp_send_text(
     wsp_websocket *websocket, const char *text, size_t size, wsp_answer *answer, void *context)
 {
-    json_t *payload = json_pack(
-        "{s:s, s:s, s:s%}", "id", websocket->id, "type", "text", "data", text, size);
-    request(websocket->host, "websocket-send", payload, NULL, answer, context);
+    errno = 0;
+    json_t *line = json_pack("{s:n, s:s, s:{s:O, s:s, s:s%}}", "id", "action", "websocket-send",
+        "payload", "id", websocket->id, "type", "text", "data", text, size);
+    return request(websocket->host, PLAIN, websocket, line, answer, context);
 }
 
-void wsp_send_binary(wsp_websocket *websocket, const unsigned char *data, size_t size,
+bool wsp_send_binary(
+    wsp_websocket *websocket, const void *data, size_t size, wsp_answer *answer, void *context)
+{
+    errno = 0;
+    char *text = base64_encode(data, size);
+    json_t *line = json_pack("{s:n, s:s, s:{s:O, s:s, s:s}}", "id", "action", "websocket-send",
+        "payload", "id", websocket->id, "type", "base64", "data", text);
+    free(text);
+    return request(websocket->host, PLAIN, websocket, line, answer, context);
+}
+
+bool wsp_close(wsp_websocket *websocket, int code, const char *reason, long timeout_ms,
     wsp_answer *answer, void *context)
 {
-    char *text = base64_encode(data, size);
-    json_t *payload = need(
-        json_pack("{s:s, s:s, s:s}", "id", websocket->id, "type", "base64", "data", text));
-    free(text);
-    request(websocket->host, "websocket-send", payload, NULL, answer, context);
+    errno = 0;
+    json_t *line = json_pack("{s:n, s:s, s:{s:O, s:i, s:s, s:o*}}", "id", "action",
+        "websocket-close", "payload", "id", websocket->id, "code", code, "reason", reason,
+        "timeout", number(timeout_ms, 0));
+    if (!request(websocket->host, PLAIN, websocket, line, answer, context))
+        return false;
+    websocket->pausing = websocket->paused = false; /* a close resumes */
+    return true;
 }
 
-void wsp_close(
-    wsp_websocket *websocket, int code, const char *reason, wsp_answer *answer, void *context)
+static bool pause_or_resume(
+    wsp_websocket *websocket, const char *action, wsp_answer *answer, void *context)
 {
-    json_t *payload = json_pack(
-        "{s:s, s:i, s:s}", "id", websocket->id, "code", code, "reason", reason);
-    request(websocket->host, "websocket-close", payload, NULL, answer, context);
+    errno = 0;
+    json_t *line = line_of(action, websocket);
+    return request(websocket->host, PAUSE_OR_RESUME, websocket, line, answer, context);
 }
 
-void wsp_background(wsp_host *host, wsp_answer *answer, void *context)
+bool wsp_pause(wsp_websocket *websocket, wsp_answer *answer, void *context)
 {
-    request(host, "app-background", need(json_object()), NULL, answer, context);
+    if (!pause_or_resume(websocket, "websocket-pause", answer, context))
+        return false;
+    websocket->pausing = true;
+    return true;
 }
 
-void wsp_describe(wsp_host *host, wsp_answer *answer, void *context)
+bool wsp_resume(wsp_websocket *websocket, wsp_answer *answer, void *context)
 {
-    request(host, "plugin-describe", need(json_object()), NULL, answer, context);
+    if (!pause_or_resume(websocket, "websocket-resume", answer, context))
+        return false;
+    websocket->pausing = false;
+    websocket->throttled = false; /* a queue that is still full pauses it again */
+    return true;
 }
 
-void wsp_forget(wsp_websocket *websocket)
+bool wsp_ping(wsp_websocket *websocket, long timeout_ms, wsp_answer *answer, void *context)
 {
-    wsp_websocket **link = &websocket->host->websockets;
-    while (*link != websocket)
-        link = &(*link)->next;
-    *link = websocket->next;
-    free(websocket);
+    errno = 0;
+    json_t *line = json_pack("{s:n, s:s, s:{s:O, s:o*}}", "id", "action", "websocket-ping",
+        "payload", "id", websocket->id, "timeout", number(timeout_ms, 1));
+    return request(websocket->host, PLAIN, websocket, line, answer, context);
 }
 
-/* --- lines from the plugin --- */
-
-static struct pending *take_pending(wsp_host *host, struct pending **link)
+bool wsp_background(wsp_host *host, const char *app, wsp_answer *answer, void *context)
 {
-    struct pending *pending = *link;
-    *link = pending->next;
-    if (host->last == &pending->next)
-        host->last = link;
-    return pending;
+    errno = 0;
+    json_t *line = json_pack("{s:n, s:s, s:s*}", "id", "action", "app-background", "app", app);
+    return request(host, PLAIN, NULL, line, answer, context);
 }
+
+bool wsp_request(
+    wsp_host *host, const char *action, json_t *payload, wsp_answer *answer, void *context)
+{
+    errno = payload == NULL ? errno : 0;
+    json_t *line = json_pack("{s:n, s:s, s:o}", "id", "action", action, "payload", payload);
+    return request(host, PLAIN, NULL, line, answer, context);
+}
+
+static json_t *describe_line(void)
+{
+    errno = 0;
+    return json_pack("{s:n, s:s}", "id", "action", "plugin-describe");
+}
+
+bool wsp_describe(wsp_host *host, wsp_answer *answer, void *context)
+{
+    return request(host, PLAIN, NULL, describe_line(), answer, context);
+}
+
+const json_t *wsp_description(const wsp_host *host)
+{
+    return host->description;
+}
+
+bool wsp_has_feature(const wsp_host *host, const char *feature)
+{
+    size_t index;
+    json_t *each;
+    json_array_foreach(json_object_get(host->description, "features"), index, each)
+        if (json_is_string(each) && strcmp(json_string_value(each), feature) == 0)
+            return true;
+    return false;
+}
+
+const char *wsp_failure(const wsp_host *host)
+{
+    return host->phase == ENDED ? host->failure : NULL;
+}
+
+/* --- the end of the talk with the plugin --- */
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* The plugin is to end, and has some time for it. */
+static void hang_up(wsp_host *host, long long grace_ms)
+{
+    close_fd(&host->in);
+    drop(&host->output, host->output.size);
+    host->written = 0;
+    if (host->phase < ENDING || (host->phase == ENDING && host->deadline > now_ms() + grace_ms)) {
+        host->phase = ENDING;
+        host->deadline = now_ms() + grace_ms;
+    }
+}
+
+/* There is nothing to be expected of the plugin any more. */
+static void give_up(wsp_host *host, const char *format, ...)
+{
+    va_list values;
+    if (host->lost[0] != '\0')
+        return;
+    va_start(values, format);
+    vsnprintf(host->lost, sizeof host->lost, format, values);
+    va_end(values);
+    close_fd(&host->out);
+    hang_up(host, 0);
+}
+
+static void give_up_without_memory(wsp_host *host)
+{
+    give_up(host, "the host has no memory for what the plugin wrote");
+}
+
+/* --- answers --- */
 
 static void answer(struct pending *pending, const json_t *response, const wsp_error *error)
 {
+    if (pending->websocket != NULL)
+        pending->websocket->requests--;
     if (pending->answer != NULL)
         pending->answer(pending->context, response, error);
     free(pending);
 }
 
+static void take_description(wsp_host *host, json_t *response, const wsp_error *error)
+{
+    long long protocol = integer_of(response, "protocol");
+    if (error != NULL)
+        give_up(host, "the plugin refused plugin-describe: %s: %s", error->code, error->message);
+    else if (strcmp(string_of(response, "name"), "wsplugin") != 0)
+        give_up(host, "the plugin is no wsplugin, but \"%s\"", string_of(response, "name"));
+    else if (protocol != 1)
+        give_up(host, "the plugin speaks protocol %lld, and this host 1", protocol);
+    else
+        host->description = json_incref(response);
+    if (host->phase == STARTING)
+        host->phase = RUNNING;
+}
+
 static void take_answer(wsp_host *host, const json_t *message)
 {
     const json_t *error = json_object_get(message, "error");
-    const json_t *response = json_object_get(message, "response");
-    json_int_t id = json_integer_value(json_object_get(message, "id"));
-    struct pending **link = &host->pending;
-    while (*link != NULL && (*link)->id != id)
-        link = &(*link)->next;
-    if (*link == NULL)
-        return; /* to a line that the plugin could not read: this host writes none */
-    struct pending *pending = take_pending(host, link);
-    if (error != NULL) {
-        wsp_error refused = {string_of(error, "code"), string_of(error, "errMsg")};
-        answer(pending, NULL, &refused);
-        return;
+    json_t *response = json_object_get(message, "response");
+    json_t *id = json_object_get(response, "id");
+    struct pending *pending = expected(host, integer_of(message, "id"));
+    wsp_error failure = {"invalid-answer", "the plugin answered with no response and no error"};
+    if (pending == NULL)
+        return; /* a second answer, or one to a line that the plugin could not read */
+    wsp_websocket *websocket = pending->websocket;
+    bool valid = json_is_object(response) && (pending->kind != CREATE || json_is_string(id));
+    if (json_is_object(error)) {
+        failure = (wsp_error){string_of(error, "code"), string_of(error, "errMsg")};
+        valid = false;
     }
-    if (pending->creates != NULL) {
-        snprintf(pending->creates->id, sizeof pending->creates->id, "%s",
-            string_of(response, "id"));
-        pending->creates->open = true;
+    if (pending->kind == DESCRIBE) {
+        take_description(host, response, valid ? NULL : &failure);
+    } else if (pending->kind == PAUSE_OR_RESUME) {
+        websocket->paused = websocket->pausing;
+    } else if (pending->kind == CREATE && valid) {
+        websocket->id = json_incref(id);
+        websocket->open = true;
     }
-    answer(pending, response, NULL);
+    answer(pending, valid ? response : NULL, valid ? NULL : &failure);
 }
+
+/* After the end answer the requests that wait, but not those that are made meanwhile, or an answer
+ * that tries again at once would never let the step end. */
+static bool answer_all(wsp_host *host)
+{
+    json_int_t last = host->requests;
+    bool any = false;
+    while (host->phase == ENDED && host->first != NULL && host->first->id <= last) {
+        const wsp_error error = {"plugin-ended", host->failure};
+        answer(expected(host, host->first->id), NULL, &error);
+        any = true;
+    }
+    return any;
+}
+
+/* --- events --- */
 
 static void closed(wsp_websocket *websocket, int code, const char *reason, const char *cause)
 {
@@ -315,212 +578,421 @@ static void closed(wsp_websocket *websocket, int code, const char *reason, const
         listener.on_close(listener.context, websocket, code, reason, cause);
 }
 
-static void take_message(wsp_websocket *websocket, const json_t *payload)
+static void hand_message(wsp_websocket *websocket, const json_t *payload)
 {
     const wsp_listener *listener = &websocket->listener;
     const json_t *data = json_object_get(payload, "data");
-    const char *text = string_of(payload, "data");
+    const char *text = json_string_value(data);
+    size_t size = json_string_length(data);
     if (strcmp(string_of(payload, "type"), "text") == 0) {
         if (listener->on_text != NULL)
-            listener->on_text(listener->context, websocket, text, json_string_length(data));
+            listener->on_text(listener->context, websocket, text, size);
     } else if (listener->on_binary != NULL) {
-        size_t size;
-        unsigned char *bytes = base64_decode(text, json_string_length(data), &size);
-        listener->on_binary(listener->context, websocket, bytes, size);
+        unsigned char *bytes = base64_decode(text, size, &size);
+        if (bytes != NULL)
+            listener->on_binary(listener->context, websocket, bytes, size);
+        else
+            give_up_without_memory(websocket->host);
         free(bytes);
     }
 }
 
-static void take_event(wsp_host *host, const json_t *event)
+static struct event *take_event(wsp_websocket *websocket)
 {
-    const char *id = string_of(event, "id"), *name = string_of(event, "name");
-    const json_t *payload = json_object_get(event, "payload");
-    int code = (int)json_integer_value(json_object_get(payload, "code"));
-    int status = (int)json_integer_value(json_object_get(payload, "status"));
-    wsp_websocket *websocket = host->websockets;
-    while (websocket != NULL && strcmp(websocket->id, id) != 0)
-        websocket = websocket->next;
-    if (websocket == NULL)
-        return;
+    struct event *event = websocket->events;
+    websocket->events = event->next;
+    if (websocket->events == NULL)
+        websocket->last_event = &websocket->events;
+    websocket->messages -= event->messages;
+    websocket->bytes -= event->bytes;
+    return event;
+}
+
+static void free_event(struct event *event)
+{
+    json_decref(event->payload);
+    free(event);
+}
+
+/* Call the listener once. */
+static void hand_out(wsp_websocket *websocket)
+{
     const wsp_listener *listener = &websocket->listener;
-    if (strcmp(name, "open") == 0 && listener->on_open != NULL)
-        listener->on_open(listener->context, websocket, json_object_get(payload, "headers"));
-    else if (strcmp(name, "message") == 0)
-        take_message(websocket, payload);
+    if (websocket->events == NULL) { /* and the plugin has ended */
+        closed(websocket, 1006, websocket->host->failure, "failure");
+        return;
+    }
+    struct event *event = take_event(websocket);
+    const char *name = string_of(event->payload, "name");
+    const json_t *payload = json_object_get(event->payload, "payload");
+    if (event->messages > 0)
+        hand_message(websocket, payload);
+    else if (strcmp(name, "open") == 0 && listener->on_open != NULL)
+        listener->on_open(listener->context, websocket, payload);
     else if (strcmp(name, "error") == 0 && listener->on_error != NULL)
         listener->on_error(listener->context, websocket, string_of(payload, "code"),
-            string_of(payload, "errMsg"), status);
+            string_of(payload, "errMsg"), (int)integer_of(payload, "status"));
     else if (strcmp(name, "close") == 0)
-        closed(websocket, code, string_of(payload, "reason"), string_of(payload, "cause"));
+        closed(websocket, (int)integer_of(payload, "code"), string_of(payload, "reason"),
+            string_of(payload, "cause"));
+    free_event(event);
 }
 
-/* False if that is no line of the protocol. */
-static bool take_line(wsp_host *host, const char *line, size_t size)
+/* Whether a listener may be called now. */
+static bool is_ready(const wsp_websocket *websocket)
 {
-    json_t *message = json_loadb(line, size, JSON_ALLOW_NUL, NULL);
-    bool valid = json_is_object(message);
-    const json_t *event = json_object_get(message, "event");
-    if (event != NULL)
-        take_event(host, json_object_get(message, "payload"));
-    else if (valid)
-        take_answer(host, message);
-    json_decref(message);
-    return valid;
+    const wsp_host *host = websocket->host;
+    bool ended = host->phase == ENDED;
+    bool waits = websocket->held || (websocket->paused && !ended);
+    return websocket->open && !websocket->forgotten && (websocket->events != NULL || ended)
+        && (host->stopping || !waits);
 }
 
-/* --- the process --- */
-
-static void close_fd(int *fd)
+/* Call listeners, one event a connection and round, as long as there is something and time. */
+static bool hand_out_all(wsp_host *host)
 {
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
-static long long now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
-}
-
-/* Move a descriptor above the standard three, and keep it from other children: one that held the
- * plugin's stdin would keep it from ending. */
-static int private_fd(int fd)
-{
-    int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    close(fd);
-    return moved;
-}
-
-wsp_host *wsp_spawn(const char *const command[])
-{
-    int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1};
-    int *fds[] = {&in[0], &in[1], &out[0], &out[1], &err[0], &err[1]};
-    pid_t pid = 0;
-    bool made = true;
-    int problem = 0;
-    /* A socket, because writing to a dead plugin must not raise SIGPIPE in the app. */
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, in) < 0 || pipe(out) < 0 || pipe(err) < 0)
-        made = false;
-    for (size_t i = 0; made && i < 6; i++)
-        made = (*fds[i] = private_fd(*fds[i])) >= 0;
-#ifdef SO_NOSIGPIPE
-    setsockopt(in[1], SOL_SOCKET, SO_NOSIGPIPE, &(int){1}, sizeof(int));
-#endif
-    if (made) {
-        /* Only on our ends, which the plugin does not share. */
-        fcntl(in[1], F_SETFL, O_NONBLOCK);
-        fcntl(out[0], F_SETFL, O_NONBLOCK);
-        fcntl(err[0], F_SETFL, O_NONBLOCK);
-        posix_spawn_file_actions_t actions;
-        posix_spawn_file_actions_init(&actions);
-        posix_spawn_file_actions_adddup2(&actions, in[0], 0);
-        posix_spawn_file_actions_adddup2(&actions, out[1], 1);
-        posix_spawn_file_actions_adddup2(&actions, err[1], 2);
-        problem = posix_spawnp(&pid, command[0], &actions, NULL, (char *const *)command, environ);
-        posix_spawn_file_actions_destroy(&actions);
-    } else {
-        problem = errno;
-    }
-    close_fd(&in[0]);
-    close_fd(&out[1]);
-    close_fd(&err[1]);
-    if (problem != 0) {
-        close_fd(&in[1]);
-        close_fd(&out[0]);
-        close_fd(&err[0]);
-        errno = problem;
-        return NULL;
-    }
-    wsp_host *host = need(calloc(1, sizeof *host));
-    *host = (wsp_host){.pid = pid, .in = in[1], .out = out[0], .err = err[0]};
-    host->last = &host->pending;
-    return host;
-}
-
-/* Fail the requests that were not written, or all of them once the plugin has ended. */
-static bool fail_pending(wsp_host *host)
-{
-    bool any = false;
-    struct pending **link = &host->pending;
-    while (*link != NULL) {
-        if (host->ended == NULL && (*link)->invalid == NULL) {
-            link = &(*link)->next;
-            continue;
+    bool any = false, more = true;
+    while (more) {
+        more = false;
+        for (wsp_websocket *each = host->websockets; each != NULL; each = each->next) {
+            if (is_ready(each)) {
+                hand_out(each);
+                more = any = true;
+            }
         }
-        struct pending *pending = take_pending(host, link);
-        wsp_error error = {"plugin-ended", "the host has stopped the plugin"};
-        if (host->ended != NULL)
-            error.message = host->ended;
-        if (pending->invalid != NULL && strcmp(pending->invalid, "invalid-text") == 0)
-            error = (wsp_error){pending->invalid, "not UTF-8"};
-        answer(pending, NULL, &error);
-        any = true;
-        link = &host->pending; /* the answer may have changed the list */
+        more = more && now_ms() < host->turn_ends;
     }
     return any;
 }
 
-static void read_stderr(wsp_host *host)
+/* Queue an event, and hand it out at once if there is still time in this turn. */
+static void take_event_line(wsp_host *host, json_t *payload)
 {
-    char chunk[4096];
-    ssize_t size;
-    while (host->err >= 0 && (size = read(host->err, chunk, sizeof chunk)) != -1) {
-        if (size == 0) {
-            close_fd(&host->err);
-            break;
+    const char *id = string_of(payload, "id"), *name = string_of(payload, "name");
+    const json_t *facts = json_object_get(payload, "payload");
+    const json_t *data = json_object_get(facts, "data");
+    bool text = strcmp(string_of(facts, "type"), "text") == 0;
+    bool binary = strcmp(string_of(facts, "type"), "base64") == 0;
+    bool message = strcmp(name, "message") == 0, close = strcmp(name, "close") == 0;
+    wsp_websocket *websocket = host->websockets;
+    while (websocket != NULL
+        && (!websocket->open || strcmp(json_string_value(websocket->id), id) != 0))
+        websocket = websocket->next;
+    if (websocket == NULL || websocket->ending || websocket->forgotten
+        || (message && (!json_is_string(data) || (!text && !binary))))
+        return;
+    struct event *event = calloc(1, sizeof *event);
+    if (event == NULL) {
+        give_up_without_memory(host);
+        return;
+    }
+    event->payload = json_incref(payload);
+    if (message) {
+        size_t size = json_string_length(data);
+        websocket->bytes += event->bytes = text ? size : size / 4 * 3;
+        websocket->messages += event->messages = 1;
+    }
+    *websocket->last_event = event;
+    websocket->last_event = &event->next;
+    websocket->ending = close;
+    if (websocket->paused) /* and something comes all the same: its end has been decided */
+        websocket->paused = websocket->pausing = false;
+    while (is_ready(websocket) && now_ms() < host->turn_ends)
+        hand_out(websocket);
+}
+
+/* Pause and resume servers by what waits for their listeners. */
+static void throttle(wsp_host *host)
+{
+    size_t bytes = host->settings.queue_bytes, messages = host->settings.queue_messages;
+    for (wsp_websocket *each = host->websockets; each != NULL; each = each->next) {
+        bool full = each->bytes >= bytes || each->messages >= messages;
+        bool half = each->bytes <= bytes / 2 && each->messages <= messages / 2;
+        const char *action = each->throttled ? "websocket-resume" : "websocket-pause";
+        if ((each->throttled ? half : full) && each->open && !each->ending && !each->forgotten
+            && host->phase == RUNNING && wsp_has_feature(host, "pause")) {
+            /* While the app's own pause is on, the plugin has nothing to be told. */
+            errno = 0;
+            if (each->pausing || request(host, PLAIN, each, line_of(action, each), NULL, NULL))
+                each->throttled = !each->throttled;
         }
-        fwrite(chunk, 1, (size_t)size, stderr); /* pass it on, and remember its end */
-        append(&host->tail, chunk, (size_t)size);
-        if (host->tail.size > TAIL)
-            drop(&host->tail, host->tail.size - TAIL);
     }
 }
 
-/* The plugin has closed its stdout, or written nonsense: wait for its end, put it into words, and
- * tell everybody who waits. */
-static void end(wsp_host *host, const char *broken)
+/* --- lines from the plugin --- */
+
+static void take_line(wsp_host *host, const char *line, size_t size)
 {
-    const struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
-    long long deadline = now_ms() + GRACE_MS;
-    int status = 0;
-    close_fd(&host->in);
-    close_fd(&host->out);
-    clear_output(host);
-    if (broken != NULL)
-        kill(host->pid, SIGKILL);
-    while (waitpid(host->pid, &status, WNOHANG) == 0) {
-        if (now_ms() >= deadline)
-            kill(host->pid, SIGKILL);
-        nanosleep(&pause, NULL);
+    json_error_t error;
+    json_t *message = json_loadb(line, size, JSON_ALLOW_NUL, &error);
+    /* A later plugin may say larger numbers than this library's integers hold. */
+    if (message == NULL && json_error_code(&error) == json_error_numeric_overflow)
+        message = json_loadb(line, size, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
+    if (message == NULL && json_error_code(&error) == json_error_out_of_memory)
+        give_up_without_memory(host);
+    else if (!json_is_object(message))
+        give_up(host, "the plugin wrote what is no line of its protocol: %.*s",
+            size < 200 ? (int)size : 200, line);
+    else if (json_object_get(message, "event") != NULL)
+        take_event_line(host, json_object_get(message, "payload"));
+    else
+        take_answer(host, message);
+    json_decref(message);
+}
+
+/* Read once; a line is whole only when its LF has come. */
+static void read_stdout(wsp_host *host)
+{
+    char chunk[CHUNK], *start = chunk, *lf;
+    ssize_t size = read(host->out, chunk, sizeof chunk);
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        return;
+    if (size <= 0) { /* it ends now, which says why; or else it is not waited for long */
+        close_fd(&host->out);
+        hang_up(host, GRACE_MS);
+        return;
     }
-    read_stderr(host);
-    close_fd(&host->err);
-    host->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-
-    while (host->tail.size > 0 && strchr("\r\n", host->tail.data[host->tail.size - 1]) != NULL)
-        host->tail.size--;
-    append(&host->tail, "", 1);
-    const char *last = strrchr(host->tail.data, '\n');
-    last = last != NULL ? last + 1 : host->tail.data;
-    size_t size = strlen(last) + 200;
-    host->ended = need(malloc(size));
-    int length = WIFSIGNALED(status)
-        ? snprintf(host->ended, size, "the plugin was killed by signal %d", WTERMSIG(status))
-        : snprintf(host->ended, size, "the plugin ended with status %d", host->status);
-    if (broken != NULL)
-        snprintf(host->ended, size, "%s", broken);
-    else if (*last != '\0')
-        snprintf(host->ended + length, size - (size_t)length, ": %s", last);
-
-    fail_pending(host);
-    for (wsp_websocket *websocket = host->websockets; websocket != NULL;) {
-        if (websocket->open) {
-            closed(websocket, 1006, host->ended, "failure");
-            websocket = host->websockets; /* it may be forgotten now */
+    char *stop = chunk + size;
+    while (host->out >= 0 && (lf = memchr(start, '\n', (size_t)(stop - start))) != NULL) {
+        if (host->line.size == 0) {
+            take_line(host, start, (size_t)(lf - start));
+        } else if (append(&host->line, start, (size_t)(lf - start))) {
+            take_line(host, host->line.data, host->line.size);
+            drop(&host->line, host->line.size);
         } else {
-            websocket = websocket->next;
+            give_up_without_memory(host);
+        }
+        start = lf + 1;
+    }
+    if (host->out >= 0 && !append(&host->line, start, (size_t)(stop - start)))
+        give_up_without_memory(host);
+}
+
+/* --- stderr --- */
+
+/* Write to the app's own stderr what it takes. SIGPIPE, if it is broken, is caught and forgotten:
+ * it would be the end of the app. */
+static void pass_on(wsp_host *host, const char *text, size_t size)
+{
+    struct pollfd fd = {.fd = STDERR_FILENO, .events = POLLOUT};
+    sigset_t broken, before, waiting;
+    int ready = poll(&fd, 1, host->stderr_blocked ? 0 : STDERR_MS), number;
+    host->stderr_blocked = ready == 0;
+    if (ready <= 0)
+        return;
+    sigemptyset(&broken);
+    sigaddset(&broken, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &broken, &before);
+    sigpending(&waiting);
+    bool own = !sigismember(&waiting, SIGPIPE);
+    if (write(STDERR_FILENO, text, size) < 0 && errno == EPIPE && own) {
+        sigpending(&waiting); /* it is not, where the app ignores it */
+        if (sigismember(&waiting, SIGPIPE))
+            sigwait(&broken, &number);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* A line of stderr, or a part of one that is very long. */
+static void take_error_line(wsp_host *host)
+{
+    host->errors[host->errors_size] = '\0';
+    host->errors_size = 0;
+    if (host->errors[strspn(host->errors, " \t\r")] != '\0')
+        snprintf(host->last_error, sizeof host->last_error, "%.900s", host->errors);
+    if (host->settings.on_stderr != NULL)
+        host->settings.on_stderr(host->settings.stderr_context, host->errors);
+}
+
+static void read_stderr(wsp_host *host)
+{
+    char chunk[PIPE_BUF]; /* so much can be written without waiting, if anything can */
+    for (int reads = 0; host->err >= 0 && reads < 16; reads++) {
+        ssize_t size = read(host->err, chunk, sizeof chunk);
+        if (size == 0)
+            close_fd(&host->err);
+        if (size <= 0)
+            break;
+        if (host->settings.on_stderr == NULL && !host->settings.discard_stderr)
+            pass_on(host, chunk, (size_t)size);
+        for (ssize_t i = 0; i < size; i++) {
+            if (chunk[i] != '\n')
+                host->errors[host->errors_size++] = chunk[i];
+            if (chunk[i] == '\n' || host->errors_size == sizeof host->errors - 1)
+                take_error_line(host);
+        }
+    }
+}
+
+/* --- the process --- */
+
+/* Move a descriptor above the standard three, which the plugin's take the place of. */
+static int private_fd(int fd)
+{
+    int moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(fd);
+    return moved;
+}
+
+/* Start the process; 0, or the number of the error. */
+static int spawn(wsp_host *host, const char *const command[])
+{
+    int fds[6] = {-1, -1, -1, -1, -1, -1}, problem = 0;
+    int *in = fds, *out = fds + 2, *err = fds + 4;
+    posix_spawn_file_actions_t actions;
+    /* A socket, because writing to a dead plugin must not raise SIGPIPE in the app. All are closed
+     * on exec: a child of the app that held the plugin's stdin would keep it from ending. */
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in) < 0 || pipe2(out, O_CLOEXEC) < 0
+        || pipe2(err, O_CLOEXEC) < 0)
+        problem = errno;
+    for (size_t i = 0; problem == 0 && i < 6; i++)
+        if ((fds[i] = private_fd(fds[i])) < 0)
+            problem = EMFILE;
+    if (problem == 0)
+        problem = posix_spawn_file_actions_init(&actions);
+    if (problem == 0) {
+        posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
+        posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+        posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
+        problem = posix_spawnp(
+            &host->pid, command[0], &actions, NULL, (char *const *)command, environ);
+        posix_spawn_file_actions_destroy(&actions);
+    }
+    close_fd(&in[0]);
+    close_fd(&out[1]);
+    close_fd(&err[1]);
+    host->in = in[1];
+    host->out = out[0];
+    host->err = err[0];
+    /* Only our ends, which the plugin does not share. */
+    fcntl(host->in, F_SETFL, O_NONBLOCK);
+    fcntl(host->out, F_SETFL, O_NONBLOCK);
+    fcntl(host->err, F_SETFL, O_NONBLOCK);
+#ifdef SO_NOSIGPIPE
+    setsockopt(host->in, SOL_SOCKET, SO_NOSIGPIPE, &(int){1}, sizeof(int));
+#endif
+#ifdef SYS_pidfd_open
+    host->process = problem == 0 ? (int)syscall(SYS_pidfd_open, host->pid, 0) : -1;
+#endif
+    return problem;
+}
+
+static bool names_option(const char *const command[], const char *option)
+{
+    size_t length = strlen(option);
+    for (; *command != NULL; command++)
+        if (strncmp(*command, option, length) == 0
+            && ((*command)[length] == '\0' || (*command)[length] == '='))
+            return true;
+    return false;
+}
+
+wsp_host *wsp_spawn(const char *const command[], const wsp_settings *settings)
+{
+    size_t count = 0, size = 0;
+    char pid[24];
+    while (command[count] != NULL)
+        count++;
+    wsp_host *host = calloc(1, sizeof *host);
+    const char **full = calloc(count + 5, sizeof *full);
+    int problem = host == NULL || full == NULL ? ENOMEM : count == 0 ? EINVAL : 0;
+    if (problem == 0) {
+        host->settings = settings != NULL ? *settings : (wsp_settings){0};
+        if (host->settings.start_timeout_ms <= 0)
+            host->settings.start_timeout_ms = START_MS;
+        if (host->settings.queue_bytes == 0)
+            host->settings.queue_bytes = QUEUE_BYTES;
+        if (host->settings.queue_messages == 0)
+            host->settings.queue_messages = QUEUE_MESSAGES;
+        memcpy(full, command, count * sizeof *full);
+        const char *const options[] = {"--parent-pid", pid, "--exit-timeout", "1.5"};
+        snprintf(pid, sizeof pid, "%ld", (long)getpid());
+        for (size_t i = 0; i < 4 && !host->settings.plain_command; i += 2) {
+            if (!names_option(command, options[i])) {
+                full[count++] = options[i];
+                full[count++] = options[i + 1];
+                host->appended = true;
+            }
+        }
+        for (size_t i = 0; i < count && size < sizeof host->command; i++)
+            size += (size_t)snprintf(host->command + size, sizeof host->command - size, "%s%s",
+                i > 0 ? " " : "", full[i]);
+        host->process = -1;
+        host->deadline = now_ms() + host->settings.start_timeout_ms;
+        problem = spawn(host, full);
+    }
+    if (problem == 0 && !request(host, DESCRIBE, NULL, describe_line(), NULL, NULL))
+        give_up_without_memory(host);
+    free(full);
+    if (problem != 0) {
+        free(host);
+        errno = problem;
+        return NULL;
+    }
+    return host;
+}
+
+/* Put the end of the plugin into words; from now on everybody who waits is told. */
+static void end(wsp_host *host)
+{
+    char *words = host->failure;
+    size_t size = sizeof host->failure;
+    read_stderr(host);
+    if (host->errors_size > 0)
+        take_error_line(host);
+    hang_up(host, 0);
+    close_fd(&host->out);
+    close_fd(&host->err);
+    close_fd(&host->process);
+    drop(&host->line, host->line.size);
+    host->phase = ENDED;
+    if (host->lost[0] != '\0')
+        words += snprintf(words, size, "%s", host->lost);
+    else if (host->stopping && host->status == 0)
+        words += snprintf(words, size, "the host has stopped the plugin");
+    else if (host->killed)
+        words += snprintf(words, size, "the plugin did not end and was killed");
+    else if (host->status > 128)
+        words += snprintf(words, size, "the plugin was killed by signal %d", host->status - 128);
+    else
+        words += snprintf(words, size, "the plugin ended with status %d", host->status);
+    if (host->lost[0] == '\0' && host->last_error[0] != '\0')
+        words += snprintf(words, sizeof host->last_error + 2, ": %s", host->last_error);
+    if (host->description == NULL)
+        words += snprintf(
+            words, sizeof host->command + 24, "; it was started as: %s", host->command);
+    if (host->appended && host->status == 2 && strstr(host->last_error, "unrecognized arguments")
+        && (strstr(host->last_error, "--parent-pid") || strstr(host->last_error, "--exit-timeout")))
+        snprintf(words, 99, "; %s", OLD);
+}
+
+/* Look after the process: whether it has ended, and whether its time is over. */
+static void watch(wsp_host *host)
+{
+    int status;
+    pid_t found = host->reaped ? 0 : waitpid(host->pid, &status, WNOHANG);
+    if (found != 0 && (found > 0 || errno != EINTR)) {
+        host->reaped = true;
+        host->status = -1; /* if somebody else has waited for it */
+        if (found > 0)
+            host->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+        host->phase = REST;
+        host->deadline = now_ms() + REST_MS;
+        close_fd(&host->process); /* or it would be readable for ever */
+    }
+    if (host->reaped && host->out < 0) {
+        end(host);
+    } else if (host->phase != RUNNING && now_ms() >= host->deadline) {
+        if (host->phase == STARTING) {
+            give_up(host, "the plugin did not answer plugin-describe within %ld ms",
+                host->settings.start_timeout_ms);
+        } else if (host->phase == ENDING) {
+            kill(host->pid, SIGKILL);
+            host->killed = true;
+            host->phase = REST;
+            host->deadline = now_ms() + REST_MS;
+        } else {
+            end(host);
         }
     }
 }
@@ -530,104 +1002,143 @@ static void write_stdin(wsp_host *host)
     if (host->in >= 0 && host->output.size > 0) {
         ssize_t size = send(host->in, host->output.data + host->written,
             host->output.size - host->written, MSG_NOSIGNAL);
-        if (size >= 0) {
+        if (size > 0)
             host->written += (size_t)size;
-            if (host->written > host->output.size / 2) { /* or else every write would move all */
-                drop(&host->output, host->written);
-                host->written = 0;
-            }
-        } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-            /* The plugin is gone: its stdout ends too, which says how. */
-            close_fd(&host->in);
-            clear_output(host);
+        else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+            hang_up(host, GRACE_MS); /* it is gone, and the end of its stdout says how */
+        if (host->written > host->output.size / 2) { /* or else every write would move all */
+            drop(&host->output, host->written);
+            host->written = 0;
         }
     }
     if (host->stopping && host->output.size == 0)
         close_fd(&host->in);
 }
 
-/* Read once; a line is whole only when its LF has come. */
-static void read_stdout(wsp_host *host)
+/* --- the loop --- */
+
+/* Close the forgotten connections that are open, and free the others. */
+static void sweep(wsp_host *host)
 {
-    char chunk[CHUNK];
-    ssize_t size = read(host->out, chunk, sizeof chunk);
-    if (size < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-            end(host, NULL);
-        return;
-    }
-    if (size == 0) {
-        end(host, NULL);
-        return;
-    }
-    char *start = chunk, *stop = chunk + size, *lf;
-    while ((lf = memchr(start, '\n', (size_t)(stop - start))) != NULL) {
-        append(&host->line, start, (size_t)(lf - start));
-        bool valid = take_line(host, host->line.data, host->line.size);
-        drop(&host->line, host->line.size);
-        if (!valid) {
-            end(host, "the plugin wrote what is no line of its protocol");
-            return;
+    for (wsp_websocket **link = &host->websockets; *link != NULL;) {
+        wsp_websocket *each = *link;
+        if (each->forgotten && each->open)
+            each->open = host->phase == RUNNING && !each->ending
+                && !wsp_close(each, 1000, "", -1, NULL, NULL);
+        if (!each->forgotten || each->open || each->requests > 0) {
+            link = &each->next;
+            continue;
         }
-        start = lf + 1;
+        *link = each->next;
+        while (each->events != NULL)
+            free_event(take_event(each));
+        json_decref(each->id);
+        free(each);
     }
-    append(&host->line, start, (size_t)(stop - start));
 }
 
-void wsp_poll_set(const wsp_host *host, struct pollfd set[3])
+int wsp_poll_set(const wsp_host *host, struct pollfd set[4])
 {
+    long long left = host->deadline - now_ms();
     set[0] = (struct pollfd){.fd = host->out, .events = POLLIN};
     set[1] = (struct pollfd){.fd = host->err, .events = POLLIN};
     set[2] = (struct pollfd){.fd = host->output.size > 0 ? host->in : -1, .events = POLLOUT};
+    set[3] = (struct pollfd){.fd = host->process, .events = POLLIN};
+    for (const wsp_websocket *each = host->websockets; each != NULL; each = each->next)
+        if (is_ready(each))
+            return 0;
+    if (host->phase == ENDED)
+        return host->first != NULL ? 0 : -1;
+    if (host->phase == RUNNING)
+        return -1;
+    if (host->phase == ENDING && host->process < 0 && left > LOOK_MS)
+        return LOOK_MS;
+    return left > 0 ? (int)left : 0;
 }
 
 bool wsp_step(wsp_host *host, int timeout_ms)
 {
-    struct pollfd set[3];
-    bool failed = fail_pending(host);
-    if (host->ended != NULL)
-        return failed || host->pending != NULL;
-    write_stdin(host);
-    wsp_poll_set(host, set);
-    if (poll(set, 3, failed ? 0 : timeout_ms) < 0)
-        return true; /* EINTR */
-    if (set[1].revents != 0)
-        read_stderr(host);
-    if (set[2].revents != 0)
+    struct pollfd set[4];
+    host->turn_ends = now_ms() + TURN_MS;
+    bool called = answer_all(host);
+    called = hand_out_all(host) || called;
+    sweep(host);
+    if (host->phase != ENDED) {
+        throttle(host);
         write_stdin(host);
-    if (set[0].revents != 0)
-        read_stdout(host);
-    return host->ended == NULL || host->pending != NULL;
+        int left = wsp_poll_set(host, set);
+        if (called)
+            left = 0;
+        if (timeout_ms < 0 || (left >= 0 && left < timeout_ms))
+            timeout_ms = left;
+        if (poll(set, 4, timeout_ms) > 0) {
+            host->turn_ends = now_ms() + TURN_MS;
+            if (set[1].revents != 0)
+                read_stderr(host);
+            if (set[2].revents != 0)
+                write_stdin(host);
+            if (set[0].revents != 0)
+                read_stdout(host);
+        }
+        throttle(host);
+        write_stdin(host);
+        watch(host);
+    }
+    return host->phase != ENDED || wsp_poll_set(host, set) == 0;
+}
+
+bool wsp_await_ready(wsp_host *host)
+{
+    while (host->description == NULL && host->phase != ENDED)
+        wsp_step(host, -1);
+    return host->description != NULL;
+}
+
+void wsp_hold(wsp_websocket *websocket)
+{
+    websocket->held = true;
+}
+
+void wsp_release(wsp_websocket *websocket)
+{
+    websocket->held = false;
+}
+
+void wsp_forget(wsp_websocket *websocket)
+{
+    websocket->forgotten = true; /* the next step frees it: a listener of it may be running */
 }
 
 int wsp_stop(wsp_host *host, int grace_ms)
 {
-    long long deadline = now_ms() + grace_ms;
-    host->stopping = true;
-    for (bool killed = false; host->ended == NULL;) {
-        long long left = deadline - now_ms();
-        if (left > 0) {
-            wsp_step(host, (int)left);
-        } else if (!killed) {
-            killed = true;
-            kill(host->pid, SIGKILL);
-            deadline = now_ms() + GRACE_MS;
-        } else {
-            end(host, NULL); /* somebody else holds its stdout open */
-        }
+    long long until = now_ms() + grace_ms;
+    if (host->phase < ENDING || (host->phase == ENDING && until < host->deadline)) {
+        host->phase = ENDING;
+        host->deadline = until;
     }
-    while (fail_pending(host))
+    host->stopping = true;
+    while (host->phase != ENDED)
+        wsp_step(host, -1);
+    /* Whatever is left to call; but requests that are made again and again do not keep us here. */
+    until = now_ms() + REST_MS;
+    while (wsp_step(host, 0) && now_ms() < until)
         continue;
     return host->status;
 }
 
 void wsp_free(wsp_host *host)
 {
-    while (host->websockets != NULL)
-        wsp_forget(host->websockets);
+    while (host->first != NULL) {
+        struct pending *pending = expected(host, host->first->id);
+        if (pending->websocket != NULL)
+            pending->websocket->requests--;
+        free(pending);
+    }
+    for (wsp_websocket *each = host->websockets; each != NULL; each = each->next)
+        each->forgotten = true;
+    sweep(host);
+    json_decref(host->description);
     free(host->line.data);
     free(host->output.data);
-    free(host->tail.data);
-    free(host->ended);
     free(host);
 }
