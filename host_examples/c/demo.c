@@ -98,7 +98,9 @@ int main(int argc, char *argv[])
         perror("cannot start the plugin");
         return 1;
     }
-    if (!wsp_await_ready(host)) {
+    while (wsp_description(host) == NULL && wsp_step(host, -1))
+        continue;
+    if (wsp_failure(host) != NULL) {
         fprintf(stderr, "PluginEnded: %s\n", wsp_failure(host));
         return 1;
     }

@@ -6,16 +6,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <search.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +29,7 @@
 #define STDERR_MS 100 /* how long the app's stderr may hold up a step, once */
 #define QUEUE_BYTES 1048576
 #define QUEUE_MESSAGES 1024
+#define NO_MEMORY "the host has no memory for what the plugin wrote"
 #define OLD "this wsplugin is of 1.0; update it or start it without these options"
 
 /* What some systems lack; they have SO_NOSIGPIPE, and a moment in which a process that another
@@ -61,30 +59,21 @@ struct event {
 struct wsp_websocket {
     wsp_host *host;
     wsp_listener listener;
-    json_t *id;  /* NULL before the answer of its create */
-    bool open;   /* it is to have an on_close */
-    bool ending; /* which is in the queue */
+    json_t *id; /* NULL before the answer of its create */
+    bool creating, open; /* it is to have an answer to that, and an on_close */
+    bool ending;         /* which is in the queue */
     struct event *events, **last_event;
     size_t bytes, messages;
-    bool held;      /* by wsp_hold */
-    bool pausing;   /* wsp_pause has been called, and no wsp_resume since */
-    bool paused;    /* the plugin has said so */
-    bool throttled; /* by the host: the queue is full */
-    bool forgotten;
-    size_t requests; /* pending ones that know of it: it must outlive them */
+    bool held, forgotten;   /* by the app */
+    bool paused, throttled; /* its server: by the app, by the host as the queue is full */
     wsp_websocket *next;
 };
 
-enum kind { PLAIN, DESCRIBE, CREATE, PAUSE_OR_RESUME };
-
 /* A request without an answer. */
 struct pending {
-    json_int_t id;
-    enum kind kind;
     wsp_answer *answer;
     void *context;
-    wsp_websocket *websocket;
-    struct pending *next, *previous;
+    wsp_websocket *creates;
 };
 
 /* What the plugin is about; but in RUNNING, the host's deadline says for how long. */
@@ -106,22 +95,19 @@ struct wsp_host {
     struct buffer line;   /* read, without LF so far */
     struct buffer output; /* to be written, behind so many bytes that have been */
     size_t written;
-    char errors[PIPE_BUF]; /* stderr: the line that is being read */
-    size_t errors_size;
-    char last_error[1000];
-    bool stderr_blocked;            /* the app's */
-    struct pending *first, *last;   /* by age */
-    void *tree;                     /* and by id, for tsearch */
+    char error[1000]; /* the line of stderr that is being read, or the last one */
+    size_t error_size;
+    bool error_whole;
+    bool stderr_blocked; /* the app's */
+    json_t *pending;     /* id to the address of a struct pending, by age */
     wsp_websocket *websockets;
-    json_int_t requests;
+    long long requests;
     json_t *description;
-    bool appended; /* options, to the command */
     bool stopping;
     enum phase phase;
     long long deadline, turn_ends; /* on the clock of now_ms */
     char command[300];
-    char lost[500];     /* why the host has given the plugin up, if it has */
-    char failure[2000]; /* how it ended, once it has */
+    char failure[3000]; /* how it has ended, or why the host has given it up */
 };
 
 /* --- memory and JSON --- */
@@ -136,21 +122,16 @@ static long long now_ms(void)
 /* False, and the buffer is as it was, if there is no memory. */
 static bool append(struct buffer *buffer, const void *data, size_t size)
 {
-    if (size == 0)
-        return true;
     if (buffer->capacity - buffer->size < size) {
         size_t capacity = 2 * buffer->capacity + size;
-        char *grown = buffer->capacity < SIZE_MAX / 4 && size < SIZE_MAX / 4
-            ? realloc(buffer->data, capacity)
-            : NULL;
-        if (grown == NULL) {
-            errno = ENOMEM;
+        char *grown = realloc(buffer->data, capacity);
+        if (grown == NULL)
             return false;
-        }
         buffer->data = grown;
         buffer->capacity = capacity;
     }
-    memcpy(buffer->data + buffer->size, data, size);
+    if (size > 0)
+        memcpy(buffer->data + buffer->size, data, size);
     buffer->size += size;
     return true;
 }
@@ -176,47 +157,34 @@ static const char ALPHABET[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 static char *base64_encode(const unsigned char *data, size_t size)
 {
     char *text = malloc((size + 2) / 3 * 4 + 1), *end = text;
-    if (text == NULL)
-        return NULL;
-    for (size_t i = 0; i < size; i += 3) {
-        size_t left = size - i;
-        unsigned long bits = (unsigned long)data[i] << 16;
-        if (left > 1)
-            bits |= (unsigned long)data[i + 1] << 8;
-        if (left > 2)
-            bits |= data[i + 2];
+    for (size_t i = 0; text != NULL && i < size; i += 3) {
+        unsigned bits = (unsigned)data[i] << 16;
+        bits |= i + 1 < size ? (unsigned)data[i + 1] << 8 : 0;
+        bits |= i + 2 < size ? data[i + 2] : 0;
         *end++ = ALPHABET[bits >> 18];
         *end++ = ALPHABET[bits >> 12 & 63];
-        *end++ = left > 1 ? ALPHABET[bits >> 6 & 63] : '=';
-        *end++ = left > 2 ? ALPHABET[bits & 63] : '=';
+        *end++ = i + 1 < size ? ALPHABET[bits >> 6 & 63] : '=';
+        *end++ = i + 2 < size ? ALPHABET[bits & 63] : '=';
     }
-    *end = '\0';
+    if (text != NULL)
+        *end = '\0';
     return text;
 }
 
-/* Standard base64 as the plugin writes it; what is no digit is passed over. */
+/* Standard base64 as the plugin writes it. */
 static unsigned char *base64_decode(const char *text, size_t size, size_t *decoded)
 {
-    unsigned char value[256];
-    memset(value, 64, sizeof value);
+    unsigned char value[256] = {0}, *data = malloc(size / 4 * 3 + 3);
+    unsigned bits = 0;
     for (unsigned char i = 0; i < 64; i++)
         value[(unsigned char)ALPHABET[i]] = i;
-    unsigned char *data = malloc(size / 4 * 3 + 3);
-    if (data == NULL)
-        return NULL;
-    unsigned long bits = 0;
-    int count = 0;
+    while (size > 0 && text[size - 1] == '=')
+        size--;
     *decoded = 0;
-    for (size_t i = 0; i < size; i++) {
-        unsigned char digit = value[(unsigned char)text[i]];
-        if (digit == 64)
-            continue;
-        bits = (bits << 6 | digit) & 0xFFFFFF;
-        count += 6;
-        if (count >= 8) {
-            count -= 8;
-            data[(*decoded)++] = (unsigned char)(bits >> count);
-        }
+    for (size_t i = 0; data != NULL && i < size; i++) {
+        bits = bits << 6 | value[(unsigned char)text[i]];
+        if (i % 4 != 0)
+            data[(*decoded)++] = (unsigned char)(bits >> (6 - 2 * (i % 4)));
     }
     return data;
 }
@@ -227,77 +195,52 @@ static const char *string_of(const json_t *object, const char *key)
     return text != NULL ? text : "";
 }
 
-static json_int_t integer_of(const json_t *object, const char *key)
+/* A number that is no integer of this library's counts as none. */
+static long long integer_of(const json_t *object, const char *key)
 {
-    const json_t *value = json_object_get(object, key);
-    double real = json_number_value(value);
-    if (json_is_integer(value))
-        return json_integer_value(value);
-    return real > -9e18 && real < 9e18 ? (json_int_t)real : 0;
+    double value = json_number_value(json_object_get(object, key));
+    return value > -9e15 && value < 9e15 ? (long long)value : 0;
 }
 
 /* --- requests --- */
 
-/* Trees of some systems degenerate if they are filled in order: they get numbers without one. */
-static int compare(const void *left, const void *right)
-{
-    uint64_t a = (uint64_t)((const struct pending *)left)->id * 0x9E3779B97F4A7C15;
-    uint64_t b = (uint64_t)((const struct pending *)right)->id * 0x9E3779B97F4A7C15;
-    return (a > b) - (a < b);
-}
-
 /* Take the request with this id out; NULL if none waits for it. */
-static struct pending *expected(wsp_host *host, json_int_t id)
+static struct pending *expected(wsp_host *host, const char *id)
 {
-    struct pending key = {.id = id}, **found = tfind(&key, &host->tree, compare);
-    if (found == NULL)
-        return NULL;
-    struct pending *pending = *found;
-    tdelete(pending, &host->tree, compare);
-    *(pending->previous != NULL ? &pending->previous->next : &host->first) = pending->next;
-    *(pending->next != NULL ? &pending->next->previous : &host->last) = pending->previous;
+    json_t *address = json_object_get(host->pending, id);
+    struct pending *pending = (struct pending *)(intptr_t)json_integer_value(address);
+    json_object_del(host->pending, id);
     return pending;
 }
 
-/* Take note of a request. Steals the line, which has an id to be set, and is NULL if it could not be
- * made. Expects errno to have been 0 before that: ENOMEM then says that a part may be missing; if
- * nothing says so, what was given is not UTF-8. */
-static bool request(wsp_host *host, enum kind kind, wsp_websocket *websocket, json_t *line,
+/* Take note of a request, of a connection if that must have its id. Steals the line, which has an id
+ * to be set, and is NULL if it could not be made. Expects errno to have been 0 before that: ENOMEM
+ * then says that a part may be missing; if nothing says so, what was given is not UTF-8. */
+static struct pending *request(wsp_host *host, const wsp_websocket *websocket, json_t *line,
     wsp_answer *answer, void *context)
 {
+    char id[24];
     size_t before = host->output.size;
+    bool known = websocket == NULL || websocket->id != NULL;
     struct pending *pending = calloc(1, sizeof *pending);
-    bool known = websocket == NULL || websocket->id != NULL || kind == CREATE;
-    bool made = line != NULL && pending != NULL && known && errno != ENOMEM
-        && json_object_set_new(line, "id", json_integer(host->requests + 1)) == 0;
+    snprintf(id, sizeof id, "%lld", ++host->requests);
+    bool made = known && line != NULL && pending != NULL && errno != ENOMEM
+        && json_object_set_new(line, "id", json_integer(host->requests)) == 0
+        && json_object_set_new(host->pending, id, json_integer((intptr_t)pending)) == 0;
     if (made && host->in >= 0 && !host->stopping)
         made = json_dump_callback(line, append_json, &host->output, JSON_COMPACT) == 0
             && append(&host->output, "\n", 1);
     json_decref(line);
-    if (made) {
-        *pending = (struct pending){.id = host->requests + 1, .kind = kind, .answer = answer,
-            .context = context, .websocket = websocket, .previous = host->last};
-        made = tsearch(pending, &host->tree, compare) != NULL;
-    }
     if (!made) {
-        errno = errno == ENOMEM ? ENOMEM : known ? EILSEQ : ENOTCONN;
+        int problem = errno == ENOMEM ? ENOMEM : known ? EILSEQ : ENOTCONN;
         host->output.size = before;
+        json_object_del(host->pending, id);
         free(pending);
-        return false;
+        errno = problem;
+        return NULL;
     }
-    *(host->last != NULL ? &host->last->next : &host->first) = pending;
-    host->last = pending;
-    host->requests++;
-    if (websocket != NULL)
-        websocket->requests++;
-    return true;
-}
-
-/* An action on a connection that needs no more than its id. */
-static json_t *line_of(const char *action, const wsp_websocket *websocket)
-{
-    return json_pack(
-        "{s:n, s:s, s:{s:O}}", "id", "action", action, "payload", "id", websocket->id);
+    *pending = (struct pending){answer, context, NULL};
+    return pending;
 }
 
 /* An optional number, for json_pack; what is below the least is none. */
@@ -340,12 +283,14 @@ wsp_websocket *wsp_create(wsp_host *host, const char *url, const wsp_options *op
         json_decref(line);
         line = NULL;
     }
-    if (!request(host, CREATE, websocket, line, answer, context)) {
+    struct pending *pending = request(host, NULL, line, answer, context);
+    if (pending == NULL) {
         free(websocket);
         return NULL;
     }
+    pending->creates = websocket;
     *websocket = (wsp_websocket){
-        .host = host, .listener = *listener, .requests = 1, .next = host->websockets};
+        .host = host, .listener = *listener, .creating = true, .next = host->websockets};
     websocket->last_event = &websocket->events;
     host->websockets = websocket;
     return websocket;
@@ -357,7 +302,7 @@ bool wsp_send_text(
     errno = 0;
     json_t *line = json_pack("{s:n, s:s, s:{s:O, s:s, s:s%}}", "id", "action", "websocket-send",
         "payload", "id", websocket->id, "type", "text", "data", text, size);
-    return request(websocket->host, PLAIN, websocket, line, answer, context);
+    return request(websocket->host, websocket, line, answer, context) != NULL;
 }
 
 bool wsp_send_binary(
@@ -368,7 +313,7 @@ bool wsp_send_binary(
     json_t *line = json_pack("{s:n, s:s, s:{s:O, s:s, s:s}}", "id", "action", "websocket-send",
         "payload", "id", websocket->id, "type", "base64", "data", text);
     free(text);
-    return request(websocket->host, PLAIN, websocket, line, answer, context);
+    return request(websocket->host, websocket, line, answer, context) != NULL;
 }
 
 bool wsp_close(wsp_websocket *websocket, int code, const char *reason, long timeout_ms,
@@ -378,35 +323,31 @@ bool wsp_close(wsp_websocket *websocket, int code, const char *reason, long time
     json_t *line = json_pack("{s:n, s:s, s:{s:O, s:i, s:s, s:o*}}", "id", "action",
         "websocket-close", "payload", "id", websocket->id, "code", code, "reason", reason,
         "timeout", number(timeout_ms, 0));
-    if (!request(websocket->host, PLAIN, websocket, line, answer, context))
-        return false;
-    websocket->pausing = websocket->paused = false; /* a close resumes */
-    return true;
+    return request(websocket->host, websocket, line, answer, context) != NULL;
 }
 
-static bool pause_or_resume(
-    wsp_websocket *websocket, const char *action, wsp_answer *answer, void *context)
+/* Pause or resume the server, without regard to who wants it. */
+static bool set_paused(wsp_websocket *websocket, bool paused, wsp_answer *answer, void *context)
 {
     errno = 0;
-    json_t *line = line_of(action, websocket);
-    return request(websocket->host, PAUSE_OR_RESUME, websocket, line, answer, context);
+    json_t *line = json_pack("{s:n, s:s, s:{s:O}}", "id", "action",
+        paused ? "websocket-pause" : "websocket-resume", "payload", "id", websocket->id);
+    return request(websocket->host, websocket, line, answer, context) != NULL;
 }
 
 bool wsp_pause(wsp_websocket *websocket, wsp_answer *answer, void *context)
 {
-    if (!pause_or_resume(websocket, "websocket-pause", answer, context))
-        return false;
-    websocket->pausing = true;
-    return true;
+    bool made = set_paused(websocket, true, answer, context);
+    websocket->paused = websocket->paused || made;
+    return made;
 }
 
 bool wsp_resume(wsp_websocket *websocket, wsp_answer *answer, void *context)
 {
-    if (!pause_or_resume(websocket, "websocket-resume", answer, context))
-        return false;
-    websocket->pausing = false;
-    websocket->throttled = false; /* a queue that is still full pauses it again */
-    return true;
+    bool made = set_paused(websocket, false, answer, context);
+    if (made)
+        websocket->paused = websocket->throttled = false; /* a queue still full pauses again */
+    return made;
 }
 
 bool wsp_ping(wsp_websocket *websocket, long timeout_ms, wsp_answer *answer, void *context)
@@ -414,14 +355,14 @@ bool wsp_ping(wsp_websocket *websocket, long timeout_ms, wsp_answer *answer, voi
     errno = 0;
     json_t *line = json_pack("{s:n, s:s, s:{s:O, s:o*}}", "id", "action", "websocket-ping",
         "payload", "id", websocket->id, "timeout", number(timeout_ms, 1));
-    return request(websocket->host, PLAIN, websocket, line, answer, context);
+    return request(websocket->host, websocket, line, answer, context) != NULL;
 }
 
 bool wsp_background(wsp_host *host, const char *app, wsp_answer *answer, void *context)
 {
     errno = 0;
     json_t *line = json_pack("{s:n, s:s, s:s*}", "id", "action", "app-background", "app", app);
-    return request(host, PLAIN, NULL, line, answer, context);
+    return request(host, NULL, line, answer, context) != NULL;
 }
 
 bool wsp_request(
@@ -429,18 +370,7 @@ bool wsp_request(
 {
     errno = payload == NULL ? errno : 0;
     json_t *line = json_pack("{s:n, s:s, s:o}", "id", "action", action, "payload", payload);
-    return request(host, PLAIN, NULL, line, answer, context);
-}
-
-static json_t *describe_line(void)
-{
-    errno = 0;
-    return json_pack("{s:n, s:s}", "id", "action", "plugin-describe");
-}
-
-bool wsp_describe(wsp_host *host, wsp_answer *answer, void *context)
-{
-    return request(host, PLAIN, NULL, describe_line(), answer, context);
+    return request(host, NULL, line, answer, context) != NULL;
 }
 
 const json_t *wsp_description(const wsp_host *host)
@@ -484,46 +414,40 @@ static void hang_up(wsp_host *host, long long grace_ms)
     }
 }
 
-/* There is nothing to be expected of the plugin any more. */
-static void give_up(wsp_host *host, const char *format, ...)
+/* There is nothing to be expected of the plugin any more: say why. */
+static void give_up(wsp_host *host, const char *words, const char *detail)
 {
-    va_list values;
-    if (host->lost[0] != '\0')
+    if (host->failure[0] != '\0')
         return;
-    va_start(values, format);
-    vsnprintf(host->lost, sizeof host->lost, format, values);
-    va_end(values);
+    snprintf(host->failure, sizeof host->failure, "%s%.200s", words, detail);
     close_fd(&host->out);
     hang_up(host, 0);
-}
-
-static void give_up_without_memory(wsp_host *host)
-{
-    give_up(host, "the host has no memory for what the plugin wrote");
 }
 
 /* --- answers --- */
 
 static void answer(struct pending *pending, const json_t *response, const wsp_error *error)
 {
-    if (pending->websocket != NULL)
-        pending->websocket->requests--;
+    if (pending->creates != NULL)
+        pending->creates->creating = false;
     if (pending->answer != NULL)
         pending->answer(pending->context, response, error);
     free(pending);
 }
 
-static void take_description(wsp_host *host, json_t *response, const wsp_error *error)
+/* The answer to plugin-describe. */
+static void start(void *context, const json_t *response, const wsp_error *error)
 {
-    long long protocol = integer_of(response, "protocol");
+    wsp_host *host = context;
     if (error != NULL)
-        give_up(host, "the plugin refused plugin-describe: %s: %s", error->code, error->message);
+        give_up(host, "the plugin refused plugin-describe: ", error->message);
     else if (strcmp(string_of(response, "name"), "wsplugin") != 0)
-        give_up(host, "the plugin is no wsplugin, but \"%s\"", string_of(response, "name"));
-    else if (protocol != 1)
-        give_up(host, "the plugin speaks protocol %lld, and this host 1", protocol);
+        give_up(host, "the plugin is no wsplugin, but calls itself ", string_of(response, "name"));
+    else if (integer_of(response, "protocol") != 1)
+        give_up(host, "this host speaks protocol 1, but the plugin protocol ",
+            integer_of(response, "protocol") == 2 ? "2" : "of another number");
     else
-        host->description = json_incref(response);
+        host->description = json_incref((json_t *)response);
     if (host->phase == STARTING)
         host->phase = RUNNING;
 }
@@ -531,25 +455,22 @@ static void take_description(wsp_host *host, json_t *response, const wsp_error *
 static void take_answer(wsp_host *host, const json_t *message)
 {
     const json_t *error = json_object_get(message, "error");
-    json_t *response = json_object_get(message, "response");
-    json_t *id = json_object_get(response, "id");
-    struct pending *pending = expected(host, integer_of(message, "id"));
+    const json_t *response = json_object_get(message, "response");
+    json_t *ws_id = json_object_get(response, "id");
+    char id[24];
+    snprintf(id, sizeof id, "%lld", integer_of(message, "id"));
+    struct pending *pending = expected(host, id);
     wsp_error failure = {"invalid-answer", "the plugin answered with no response and no error"};
     if (pending == NULL)
         return; /* a second answer, or one to a line that the plugin could not read */
-    wsp_websocket *websocket = pending->websocket;
-    bool valid = json_is_object(response) && (pending->kind != CREATE || json_is_string(id));
+    bool valid = json_is_object(response) && (pending->creates == NULL || json_is_string(ws_id));
     if (json_is_object(error)) {
         failure = (wsp_error){string_of(error, "code"), string_of(error, "errMsg")};
         valid = false;
     }
-    if (pending->kind == DESCRIBE) {
-        take_description(host, response, valid ? NULL : &failure);
-    } else if (pending->kind == PAUSE_OR_RESUME) {
-        websocket->paused = websocket->pausing;
-    } else if (pending->kind == CREATE && valid) {
-        websocket->id = json_incref(id);
-        websocket->open = true;
+    if (pending->creates != NULL && valid) {
+        pending->creates->id = json_incref(ws_id);
+        pending->creates->open = true;
     }
     answer(pending, valid ? response : NULL, valid ? NULL : &failure);
 }
@@ -558,14 +479,13 @@ static void take_answer(wsp_host *host, const json_t *message)
  * that tries again at once would never let the step end. */
 static bool answer_all(wsp_host *host)
 {
-    json_int_t last = host->requests;
-    bool any = false;
-    while (host->phase == ENDED && host->first != NULL && host->first->id <= last) {
+    size_t waiting = host->phase == ENDED ? json_object_size(host->pending) : 0;
+    for (size_t i = 0; i < waiting; i++) {
         const wsp_error error = {"plugin-ended", host->failure};
-        answer(expected(host, host->first->id), NULL, &error);
-        any = true;
+        const char *oldest = json_object_iter_key(json_object_iter(host->pending));
+        answer(expected(host, oldest), NULL, &error);
     }
-    return any;
+    return waiting > 0;
 }
 
 /* --- events --- */
@@ -576,25 +496,6 @@ static void closed(wsp_websocket *websocket, int code, const char *reason, const
     websocket->open = false;
     if (listener.on_close != NULL)
         listener.on_close(listener.context, websocket, code, reason, cause);
-}
-
-static void hand_message(wsp_websocket *websocket, const json_t *payload)
-{
-    const wsp_listener *listener = &websocket->listener;
-    const json_t *data = json_object_get(payload, "data");
-    const char *text = json_string_value(data);
-    size_t size = json_string_length(data);
-    if (strcmp(string_of(payload, "type"), "text") == 0) {
-        if (listener->on_text != NULL)
-            listener->on_text(listener->context, websocket, text, size);
-    } else if (listener->on_binary != NULL) {
-        unsigned char *bytes = base64_decode(text, size, &size);
-        if (bytes != NULL)
-            listener->on_binary(listener->context, websocket, bytes, size);
-        else
-            give_up_without_memory(websocket->host);
-        free(bytes);
-    }
 }
 
 static struct event *take_event(wsp_websocket *websocket)
@@ -624,17 +525,29 @@ static void hand_out(wsp_websocket *websocket)
     }
     struct event *event = take_event(websocket);
     const char *name = string_of(event->payload, "name");
-    const json_t *payload = json_object_get(event->payload, "payload");
-    if (event->messages > 0)
-        hand_message(websocket, payload);
-    else if (strcmp(name, "open") == 0 && listener->on_open != NULL)
-        listener->on_open(listener->context, websocket, payload);
-    else if (strcmp(name, "error") == 0 && listener->on_error != NULL)
-        listener->on_error(listener->context, websocket, string_of(payload, "code"),
-            string_of(payload, "errMsg"), (int)integer_of(payload, "status"));
-    else if (strcmp(name, "close") == 0)
-        closed(websocket, (int)integer_of(payload, "code"), string_of(payload, "reason"),
-            string_of(payload, "cause"));
+    const json_t *facts = json_object_get(event->payload, "payload");
+    const json_t *data = json_object_get(facts, "data");
+    const char *text = json_string_value(data), *type = string_of(facts, "type");
+    size_t size = json_string_length(data);
+    bool message = event->messages > 0 && text != NULL;
+    if (message && strcmp(type, "text") == 0 && listener->on_text != NULL) {
+        listener->on_text(listener->context, websocket, text, size);
+    } else if (message && strcmp(type, "base64") == 0 && listener->on_binary != NULL) {
+        unsigned char *bytes = base64_decode(text, size, &size);
+        if (bytes != NULL)
+            listener->on_binary(listener->context, websocket, bytes, size);
+        else
+            give_up(websocket->host, NO_MEMORY, "");
+        free(bytes);
+    } else if (strcmp(name, "open") == 0 && listener->on_open != NULL) {
+        listener->on_open(listener->context, websocket, facts);
+    } else if (strcmp(name, "error") == 0 && listener->on_error != NULL) {
+        listener->on_error(listener->context, websocket, string_of(facts, "code"),
+            string_of(facts, "errMsg"), (int)integer_of(facts, "status"));
+    } else if (strcmp(name, "close") == 0) {
+        closed(websocket, (int)integer_of(facts, "code"), string_of(facts, "reason"),
+            string_of(facts, "cause"));
+    }
     free_event(event);
 }
 
@@ -642,61 +555,36 @@ static void hand_out(wsp_websocket *websocket)
 static bool is_ready(const wsp_websocket *websocket)
 {
     const wsp_host *host = websocket->host;
-    bool ended = host->phase == ENDED;
-    bool waits = websocket->held || (websocket->paused && !ended);
-    return websocket->open && !websocket->forgotten && (websocket->events != NULL || ended)
-        && (host->stopping || !waits);
-}
-
-/* Call listeners, one event a connection and round, as long as there is something and time. */
-static bool hand_out_all(wsp_host *host)
-{
-    bool any = false, more = true;
-    while (more) {
-        more = false;
-        for (wsp_websocket *each = host->websockets; each != NULL; each = each->next) {
-            if (is_ready(each)) {
-                hand_out(each);
-                more = any = true;
-            }
-        }
-        more = more && now_ms() < host->turn_ends;
-    }
-    return any;
+    return websocket->open && !websocket->forgotten && (host->stopping || !websocket->held)
+        && (websocket->events != NULL || host->phase == ENDED);
 }
 
 /* Queue an event, and hand it out at once if there is still time in this turn. */
 static void take_event_line(wsp_host *host, json_t *payload)
 {
-    const char *id = string_of(payload, "id"), *name = string_of(payload, "name");
     const json_t *facts = json_object_get(payload, "payload");
-    const json_t *data = json_object_get(facts, "data");
-    bool text = strcmp(string_of(facts, "type"), "text") == 0;
-    bool binary = strcmp(string_of(facts, "type"), "base64") == 0;
-    bool message = strcmp(name, "message") == 0, close = strcmp(name, "close") == 0;
+    size_t size = json_string_length(json_object_get(facts, "data"));
     wsp_websocket *websocket = host->websockets;
     while (websocket != NULL
-        && (!websocket->open || strcmp(json_string_value(websocket->id), id) != 0))
+        && (!websocket->open || !json_equal(websocket->id, json_object_get(payload, "id"))))
         websocket = websocket->next;
-    if (websocket == NULL || websocket->ending || websocket->forgotten
-        || (message && (!json_is_string(data) || (!text && !binary))))
+    if (websocket == NULL || websocket->ending || websocket->forgotten)
         return;
     struct event *event = calloc(1, sizeof *event);
     if (event == NULL) {
-        give_up_without_memory(host);
+        give_up(host, NO_MEMORY, "");
         return;
     }
     event->payload = json_incref(payload);
-    if (message) {
-        size_t size = json_string_length(data);
-        websocket->bytes += event->bytes = text ? size : size / 4 * 3;
-        websocket->messages += event->messages = 1;
+    if (strcmp(string_of(payload, "name"), "message") == 0) {
+        event->messages = 1;
+        event->bytes = strcmp(string_of(facts, "type"), "text") == 0 ? size : size / 4 * 3;
     }
+    websocket->messages += event->messages;
+    websocket->bytes += event->bytes;
     *websocket->last_event = event;
     websocket->last_event = &event->next;
-    websocket->ending = close;
-    if (websocket->paused) /* and something comes all the same: its end has been decided */
-        websocket->paused = websocket->pausing = false;
+    websocket->ending = strcmp(string_of(payload, "name"), "close") == 0;
     while (is_ready(websocket) && now_ms() < host->turn_ends)
         hand_out(websocket);
 }
@@ -708,31 +596,29 @@ static void throttle(wsp_host *host)
     for (wsp_websocket *each = host->websockets; each != NULL; each = each->next) {
         bool full = each->bytes >= bytes || each->messages >= messages;
         bool half = each->bytes <= bytes / 2 && each->messages <= messages / 2;
-        const char *action = each->throttled ? "websocket-resume" : "websocket-pause";
-        if ((each->throttled ? half : full) && each->open && !each->ending && !each->forgotten
-            && host->phase == RUNNING && wsp_has_feature(host, "pause")) {
+        if (host->phase == RUNNING && each->open && !each->ending && !each->forgotten
+            && (each->throttled ? half : full) && wsp_has_feature(host, "pause")
             /* While the app's own pause is on, the plugin has nothing to be told. */
-            errno = 0;
-            if (each->pausing || request(host, PLAIN, each, line_of(action, each), NULL, NULL))
-                each->throttled = !each->throttled;
-        }
+            && (each->paused || set_paused(each, !each->throttled, NULL, NULL)))
+            each->throttled = !each->throttled;
     }
 }
 
 /* --- lines from the plugin --- */
 
-static void take_line(wsp_host *host, const char *line, size_t size)
+static void take_line(wsp_host *host)
 {
     json_error_t error;
+    const char *line = host->line.data;
+    size_t size = host->line.size - 1;
     json_t *message = json_loadb(line, size, JSON_ALLOW_NUL, &error);
     /* A later plugin may say larger numbers than this library's integers hold. */
     if (message == NULL && json_error_code(&error) == json_error_numeric_overflow)
         message = json_loadb(line, size, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &error);
     if (message == NULL && json_error_code(&error) == json_error_out_of_memory)
-        give_up_without_memory(host);
+        give_up(host, NO_MEMORY, "");
     else if (!json_is_object(message))
-        give_up(host, "the plugin wrote what is no line of its protocol: %.*s",
-            size < 200 ? (int)size : 200, line);
+        give_up(host, "the plugin wrote what is no line of its protocol: ", line);
     else if (json_object_get(message, "event") != NULL)
         take_event_line(host, json_object_get(message, "payload"));
     else
@@ -754,18 +640,15 @@ static void read_stdout(wsp_host *host)
     }
     char *stop = chunk + size;
     while (host->out >= 0 && (lf = memchr(start, '\n', (size_t)(stop - start))) != NULL) {
-        if (host->line.size == 0) {
-            take_line(host, start, (size_t)(lf - start));
-        } else if (append(&host->line, start, (size_t)(lf - start))) {
-            take_line(host, host->line.data, host->line.size);
-            drop(&host->line, host->line.size);
-        } else {
-            give_up_without_memory(host);
-        }
+        *lf = '\0';
+        if (!append(&host->line, start, (size_t)(lf + 1 - start)))
+            break;
+        take_line(host);
+        drop(&host->line, host->line.size);
         start = lf + 1;
     }
     if (host->out >= 0 && !append(&host->line, start, (size_t)(stop - start)))
-        give_up_without_memory(host);
+        give_up(host, NO_MEMORY, "");
 }
 
 /* --- stderr --- */
@@ -793,15 +676,19 @@ static void pass_on(wsp_host *host, const char *text, size_t size)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* A line of stderr, or a part of one that is very long. */
-static void take_error_line(wsp_host *host)
+/* Take a byte of stderr: of a line, or a part of one that is very long. */
+static void take_error(wsp_host *host, char byte)
 {
-    host->errors[host->errors_size] = '\0';
-    host->errors_size = 0;
-    if (host->errors[strspn(host->errors, " \t\r")] != '\0')
-        snprintf(host->last_error, sizeof host->last_error, "%.900s", host->errors);
-    if (host->settings.on_stderr != NULL)
-        host->settings.on_stderr(host->settings.stderr_context, host->errors);
+    if (host->error_whole && byte != '\n')
+        host->error_size = 0;
+    bool whole = byte == '\n' || host->error_size == sizeof host->error - 2;
+    if (byte != '\n') {
+        host->error[host->error_size++] = byte;
+        host->error[host->error_size] = '\0';
+    }
+    if (whole && (!host->error_whole || byte != '\n') && host->settings.on_stderr != NULL)
+        host->settings.on_stderr(host->settings.stderr_context, host->error);
+    host->error_whole = whole;
 }
 
 static void read_stderr(wsp_host *host)
@@ -815,24 +702,12 @@ static void read_stderr(wsp_host *host)
             break;
         if (host->settings.on_stderr == NULL && !host->settings.discard_stderr)
             pass_on(host, chunk, (size_t)size);
-        for (ssize_t i = 0; i < size; i++) {
-            if (chunk[i] != '\n')
-                host->errors[host->errors_size++] = chunk[i];
-            if (chunk[i] == '\n' || host->errors_size == sizeof host->errors - 1)
-                take_error_line(host);
-        }
+        for (ssize_t i = 0; i < size; i++)
+            take_error(host, chunk[i]);
     }
 }
 
 /* --- the process --- */
-
-/* Move a descriptor above the standard three, which the plugin's take the place of. */
-static int private_fd(int fd)
-{
-    int moved = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-    close(fd);
-    return moved;
-}
 
 /* Start the process; 0, or the number of the error. */
 static int spawn(wsp_host *host, const char *const command[])
@@ -845,9 +720,13 @@ static int spawn(wsp_host *host, const char *const command[])
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in) < 0 || pipe2(out, O_CLOEXEC) < 0
         || pipe2(err, O_CLOEXEC) < 0)
         problem = errno;
-    for (size_t i = 0; problem == 0 && i < 6; i++)
-        if ((fds[i] = private_fd(fds[i])) < 0)
-            problem = EMFILE;
+    /* They must not be among the standard three, which may be closed in the app. */
+    for (size_t i = 0; problem == 0 && i < 6; i++) {
+        int moved = fcntl(fds[i], F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        problem = moved < 0 ? errno : 0;
+        close(fds[i]);
+        fds[i] = moved;
+    }
     if (problem == 0)
         problem = posix_spawn_file_actions_init(&actions);
     if (problem == 0) {
@@ -871,8 +750,10 @@ static int spawn(wsp_host *host, const char *const command[])
 #ifdef SO_NOSIGPIPE
     setsockopt(host->in, SOL_SOCKET, SO_NOSIGPIPE, &(int){1}, sizeof(int));
 #endif
+    host->process = -1;
 #ifdef SYS_pidfd_open
-    host->process = problem == 0 ? (int)syscall(SYS_pidfd_open, host->pid, 0) : -1;
+    if (problem == 0)
+        host->process = (int)syscall(SYS_pidfd_open, host->pid, 0);
 #endif
     return problem;
 }
@@ -897,73 +778,75 @@ wsp_host *wsp_spawn(const char *const command[], const wsp_settings *settings)
     const char **full = calloc(count + 5, sizeof *full);
     int problem = host == NULL || full == NULL ? ENOMEM : count == 0 ? EINVAL : 0;
     if (problem == 0) {
-        host->settings = settings != NULL ? *settings : (wsp_settings){0};
-        if (host->settings.start_timeout_ms <= 0)
-            host->settings.start_timeout_ms = START_MS;
-        if (host->settings.queue_bytes == 0)
-            host->settings.queue_bytes = QUEUE_BYTES;
-        if (host->settings.queue_messages == 0)
-            host->settings.queue_messages = QUEUE_MESSAGES;
-        memcpy(full, command, count * sizeof *full);
+        wsp_settings *own = &host->settings;
+        *own = settings != NULL ? *settings : (wsp_settings){0};
+        own->queue_bytes = own->queue_bytes > 0 ? own->queue_bytes : QUEUE_BYTES;
+        own->queue_messages = own->queue_messages > 0 ? own->queue_messages : QUEUE_MESSAGES;
+        host->deadline = now_ms() + (own->start_ms > 0 ? own->start_ms : START_MS);
         const char *const options[] = {"--parent-pid", pid, "--exit-timeout", "1.5"};
         snprintf(pid, sizeof pid, "%ld", (long)getpid());
-        for (size_t i = 0; i < 4 && !host->settings.plain_command; i += 2) {
+        memcpy(full, command, count * sizeof *full);
+        for (size_t i = 0; i < 4 && !own->plain_command; i += 2) {
             if (!names_option(command, options[i])) {
                 full[count++] = options[i];
                 full[count++] = options[i + 1];
-                host->appended = true;
             }
         }
         for (size_t i = 0; i < count && size < sizeof host->command; i++)
-            size += (size_t)snprintf(host->command + size, sizeof host->command - size, "%s%s",
-                i > 0 ? " " : "", full[i]);
-        host->process = -1;
-        host->deadline = now_ms() + host->settings.start_timeout_ms;
+            size += (size_t)snprintf(
+                host->command + size, sizeof host->command - size, "%s ", full[i]);
         problem = spawn(host, full);
     }
-    if (problem == 0 && !request(host, DESCRIBE, NULL, describe_line(), NULL, NULL))
-        give_up_without_memory(host);
     free(full);
     if (problem != 0) {
         free(host);
         errno = problem;
         return NULL;
     }
+    errno = 0;
+    host->pending = json_object();
+    json_t *line = json_pack("{s:n, s:s}", "id", "action", "plugin-describe");
+    if (request(host, NULL, line, start, host) == NULL)
+        give_up(host, NO_MEMORY, "");
     return host;
+}
+
+/* Add words on the end of the plugin. */
+static void say(wsp_host *host, const char *words, const char *detail)
+{
+    size_t size = strlen(host->failure);
+    snprintf(host->failure + size, sizeof host->failure - size, "%s%s", words, detail);
 }
 
 /* Put the end of the plugin into words; from now on everybody who waits is told. */
 static void end(wsp_host *host)
 {
-    char *words = host->failure;
-    size_t size = sizeof host->failure;
+    char number[24];
     read_stderr(host);
-    if (host->errors_size > 0)
-        take_error_line(host);
+    if (host->error_size > 0 && !host->error_whole)
+        take_error(host, '\n');
     hang_up(host, 0);
     close_fd(&host->out);
     close_fd(&host->err);
     close_fd(&host->process);
     drop(&host->line, host->line.size);
     host->phase = ENDED;
-    if (host->lost[0] != '\0')
-        words += snprintf(words, size, "%s", host->lost);
-    else if (host->stopping && host->status == 0)
-        words += snprintf(words, size, "the host has stopped the plugin");
-    else if (host->killed)
-        words += snprintf(words, size, "the plugin did not end and was killed");
-    else if (host->status > 128)
-        words += snprintf(words, size, "the plugin was killed by signal %d", host->status - 128);
-    else
-        words += snprintf(words, size, "the plugin ended with status %d", host->status);
-    if (host->lost[0] == '\0' && host->last_error[0] != '\0')
-        words += snprintf(words, sizeof host->last_error + 2, ": %s", host->last_error);
+    bool signaled = host->status > 128, lost = host->failure[0] != '\0';
+    snprintf(number, sizeof number, "%d", signaled ? host->status - 128 : host->status);
+    if (!lost && host->stopping && host->status == 0)
+        say(host, "the host has stopped the plugin", "");
+    else if (!lost && host->killed)
+        say(host, "the plugin did not end and was killed", "");
+    else if (!lost)
+        say(host, signaled ? "the plugin was killed by signal " : "the plugin ended with status ",
+            number);
+    if (!lost && host->error_size > 0)
+        say(host, ": ", host->error);
     if (host->description == NULL)
-        words += snprintf(
-            words, sizeof host->command + 24, "; it was started as: %s", host->command);
-    if (host->appended && host->status == 2 && strstr(host->last_error, "unrecognized arguments")
-        && (strstr(host->last_error, "--parent-pid") || strstr(host->last_error, "--exit-timeout")))
-        snprintf(words, 99, "; %s", OLD);
+        say(host, "; it was started as: ", host->command);
+    if (host->status == 2 && strstr(host->error, "unrecognized") != NULL
+        && (strstr(host->error, "--parent-pid") || strstr(host->error, "--exit-timeout")))
+        say(host, "; ", OLD);
 }
 
 /* Look after the process: whether it has ended, and whether its time is over. */
@@ -984,8 +867,7 @@ static void watch(wsp_host *host)
         end(host);
     } else if (host->phase != RUNNING && now_ms() >= host->deadline) {
         if (host->phase == STARTING) {
-            give_up(host, "the plugin did not answer plugin-describe within %ld ms",
-                host->settings.start_timeout_ms);
+            give_up(host, "the plugin did not answer plugin-describe in time", "");
         } else if (host->phase == ENDING) {
             kill(host->pid, SIGKILL);
             host->killed = true;
@@ -1025,7 +907,7 @@ static void sweep(wsp_host *host)
         if (each->forgotten && each->open)
             each->open = host->phase == RUNNING && !each->ending
                 && !wsp_close(each, 1000, "", -1, NULL, NULL);
-        if (!each->forgotten || each->open || each->requests > 0) {
+        if (!each->forgotten || each->open || each->creating) {
             link = &each->next;
             continue;
         }
@@ -1048,7 +930,7 @@ int wsp_poll_set(const wsp_host *host, struct pollfd set[4])
         if (is_ready(each))
             return 0;
     if (host->phase == ENDED)
-        return host->first != NULL ? 0 : -1;
+        return json_object_size(host->pending) > 0 ? 0 : -1;
     if (host->phase == RUNNING)
         return -1;
     if (host->phase == ENDING && host->process < 0 && left > LOOK_MS)
@@ -1061,7 +943,12 @@ bool wsp_step(wsp_host *host, int timeout_ms)
     struct pollfd set[4];
     host->turn_ends = now_ms() + TURN_MS;
     bool called = answer_all(host);
-    called = hand_out_all(host) || called;
+    for (wsp_websocket *each = host->websockets; each != NULL; each = each->next) {
+        if (is_ready(each)) { /* one a connection, so that none has to wait for a slow one */
+            hand_out(each);
+            called = true;
+        }
+    }
     sweep(host);
     if (host->phase != ENDED) {
         throttle(host);
@@ -1087,21 +974,9 @@ bool wsp_step(wsp_host *host, int timeout_ms)
     return host->phase != ENDED || wsp_poll_set(host, set) == 0;
 }
 
-bool wsp_await_ready(wsp_host *host)
+void wsp_hold(wsp_websocket *websocket, bool held)
 {
-    while (host->description == NULL && host->phase != ENDED)
-        wsp_step(host, -1);
-    return host->description != NULL;
-}
-
-void wsp_hold(wsp_websocket *websocket)
-{
-    websocket->held = true;
-}
-
-void wsp_release(wsp_websocket *websocket)
-{
-    websocket->held = false;
+    websocket->held = held;
 }
 
 void wsp_forget(wsp_websocket *websocket)
@@ -1128,15 +1003,15 @@ int wsp_stop(wsp_host *host, int grace_ms)
 
 void wsp_free(wsp_host *host)
 {
-    while (host->first != NULL) {
-        struct pending *pending = expected(host, host->first->id);
-        if (pending->websocket != NULL)
-            pending->websocket->requests--;
-        free(pending);
-    }
-    for (wsp_websocket *each = host->websockets; each != NULL; each = each->next)
+    const char *id;
+    while ((id = json_object_iter_key(json_object_iter(host->pending))) != NULL)
+        free(expected(host, id));
+    for (wsp_websocket *each = host->websockets; each != NULL; each = each->next) {
         each->forgotten = true;
+        each->creating = false;
+    }
     sweep(host);
+    json_decref(host->pending);
     json_decref(host->description);
     free(host->line.data);
     free(host->output.data);

@@ -3,11 +3,11 @@
  *
  * demo.c beside this file shows it at work and says how to run it.
  *
- * Nothing here waits but wsp_step, wsp_await_ready and wsp_stop; there are no threads and no signal
- * handlers, and all functions of a host are called from one thread. Requests only take note of what
- * to write; wsp_step reads and writes, and from it alone (wsp_await_ready and wsp_stop call it)
- * come the calls of answers and listeners. In them every request may be made, but none of these
- * three and not wsp_free; and they return: no longjmp, no C++ exception may leave them.
+ * Nothing here waits but wsp_step and wsp_stop; there are no threads and no signal handlers, and all
+ * functions of a host are called from one thread. Requests only take note of what to write; wsp_step
+ * reads and writes, and from it alone (wsp_stop calls it) come the calls of answers and listeners.
+ * In them every request may be made, but not wsp_step, wsp_stop and wsp_free; and they return: no
+ * longjmp, no C++ exception may leave them.
  *
  * A request that cannot be made returns false (wsp_create: NULL): nothing was sent, its answer is
  * never called, and errno says why: EILSEQ (what was given is not UTF-8), ENOTCONN (the connection
@@ -66,7 +66,7 @@ typedef struct wsp_settings {
      * process. Else --parent-pid (of this process) and --exit-timeout 1.5 are appended, unless the
      * command names them. */
     bool plain_command;
-    long start_timeout_ms; /* for the answer to plugin-describe; 5,000 */
+    long start_ms; /* for the answer to plugin-describe; 5,000 */
     /* The plugin's stderr: each line of it to on_stderr, or nowhere, or, by default, to this
      * process's own; what that one does not take at once may be lost. */
     void (*on_stderr)(void *context, const char *line);
@@ -93,9 +93,6 @@ typedef struct wsp_options {
  * NULL and errno if that is not possible. Whether it is a wsplugin shows when it answers: requests
  * may be made before, and fail with words if it is none. */
 wsp_host *wsp_spawn(const char *const command[], const wsp_settings *settings);
-
-/* Step until the plugin has answered, true, or has turned out to be none: wsp_failure says why. */
-bool wsp_await_ready(wsp_host *host);
 
 /* Its answer to plugin-describe (version, actions, features, limits), or NULL before that. */
 const json_t *wsp_description(const wsp_host *host);
@@ -126,14 +123,14 @@ bool wsp_send_text(wsp_websocket *websocket, const char *text, size_t size, wsp_
 bool wsp_send_binary(wsp_websocket *websocket, const void *data, size_t size, wsp_answer *answer,
     void *context);
 
-/* For a consumer that is not ready: call no listener of this connection before wsp_release. What
+/* For a consumer that is not ready: call no listener of this connection as long as it is held. What
  * comes meanwhile waits in its queue, and when that is full the plugin pauses the server (a plugin
- * without the feature "pause" does not, and the queue grows). wsp_stop releases all. */
-void wsp_hold(wsp_websocket *websocket);
-void wsp_release(wsp_websocket *websocket);
+ * without the feature "pause" does not, and the queue grows). wsp_stop calls the listeners of all. */
+void wsp_hold(wsp_websocket *websocket, bool held);
 
-/* Ask the plugin not to read from the server: between the two answers no message comes, unless the
- * connection's end is decided meanwhile. Pause for seconds, not minutes: the server's pings wait. */
+/* Ask the plugin not to read from the server: after the answer nothing comes from it, and what has
+ * come before is handed out (but see wsp_hold), unless the connection's end is decided meanwhile.
+ * Pause for seconds, not minutes: the server's pings wait. */
 bool wsp_pause(wsp_websocket *websocket, wsp_answer *answer, void *context);
 bool wsp_resume(wsp_websocket *websocket, wsp_answer *answer, void *context);
 
@@ -153,9 +150,6 @@ void wsp_forget(wsp_websocket *websocket);
 /* Tell that the app leaves the screen: ends all connections (app: those of this one, NULL: of all),
  * then answers. */
 bool wsp_background(wsp_host *host, const char *app, wsp_answer *answer, void *context);
-
-/* Ask for the plugin's version, actions, features and limits once more. */
-bool wsp_describe(wsp_host *host, wsp_answer *answer, void *context);
 
 /* Make any other request. Steals the payload; NULL is one that could not be made. */
 bool wsp_request(

@@ -123,7 +123,7 @@ static void work(struct named *named)
 {
     if (named->delay_ms > 0) {
         named->ready = now_ms() + named->delay_ms;
-        wsp_hold(named->websocket);
+        wsp_hold(named->websocket, true);
     }
 }
 
@@ -412,7 +412,7 @@ int main(void)
             if (each->ready > 0 && each->ready <= now_ms()) {
                 each->ready = 0;
                 if (each->websocket != NULL)
-                    wsp_release(each->websocket);
+                    wsp_hold(each->websocket, false);
             }
         }
         if (host != NULL)
