@@ -13,12 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/syscall.h>
-#endif
 
 #define CHUNK 65536
 #define START_MS 5000
@@ -27,16 +25,11 @@
 #define LOOK_MS 10    /* between two looks at the process, where it cannot be polled */
 #define TURN_MS 10    /* how long a step may call listeners, beyond one call a connection */
 #define STDERR_MS 100 /* how long the app's stderr may hold up a step, once */
-#define QUEUE_BYTES 1048576
-#define QUEUE_MESSAGES 1024
 #define NO_MEMORY "the host has no memory for what the plugin wrote"
 #define OLD "this wsplugin is of 1.0; update it or start it without these options"
 
-/* What some systems lack; they have SO_NOSIGPIPE, and a moment in which a process that another
- * thread starts would inherit the plugin's pipes. */
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
+/* What some systems lack: there a process that another thread starts just then would inherit the
+ * plugin's pipes. */
 #ifndef SOCK_CLOEXEC
 #define SOCK_CLOEXEC 0
 #define pipe2(fds, flags) pipe(fds)
@@ -59,9 +52,8 @@ struct event {
 struct wsp_websocket {
     wsp_host *host;
     wsp_listener listener;
-    json_t *id; /* NULL before the answer of its create */
-    bool creating, open; /* it is to have an answer to that, and an on_close */
-    bool ending;         /* which is in the queue */
+    json_t *id;                  /* NULL before the answer of its create */
+    bool creating, open, ending; /* it is to have that, and an on_close, which is in the queue */
     struct event *events, **last_event;
     size_t bytes, messages;
     bool held, forgotten;   /* by the app */
@@ -76,36 +68,30 @@ struct pending {
     wsp_websocket *creates;
 };
 
-/* What the plugin is about; but in RUNNING, the host's deadline says for how long. */
-enum phase {
-    STARTING, /* to answer plugin-describe; then it is given up */
-    RUNNING,
-    ENDING, /* to end; then it is killed */
-    REST,   /* it has ended: what is left in its stdout, if somebody else holds that open */
-    ENDED
-};
+/* What the plugin is to do, but in RUNNING and ENDED by a deadline: answer plugin-describe, or it is
+ * given up; end, or it is killed; and once it has ended (REST) what is left in its stdout is read,
+ * which somebody else may hold open. */
+enum phase { STARTING, RUNNING, ENDING, REST, ENDED };
+
+/* Its descriptors. The last one is readable when the process has ended, if the system has that. */
+enum { IN, OUT, ERR, PROCESS };
 
 struct wsp_host {
     wsp_settings settings;
     pid_t pid;
-    bool reaped, killed;
-    int status;
-    int in, out, err;     /* the plugin's; -1 once closed */
-    int process;          /* readable when it has ended, if the system has that; else -1 */
-    struct buffer line;   /* read, without LF so far */
-    struct buffer output; /* to be written, behind so many bytes that have been */
+    enum phase phase;
+    long long deadline, turn_ends; /* on the clock of now_ms */
+    bool reaped, stopping;
+    int status, fds[4];         /* -1 if not known yet, or closed */
+    struct buffer line, output; /* read, without LF so far; to be written, behind what has been */
     size_t written;
     char error[1000]; /* the line of stderr that is being read, or the last one */
     size_t error_size;
-    bool error_whole;
-    bool stderr_blocked; /* the app's */
-    json_t *pending;     /* id to the address of a struct pending, by age */
-    wsp_websocket *websockets;
+    bool error_whole, app_blocks; /* the app's own stderr */
+    json_t *pending;              /* id to the address of a struct pending, by age */
     long long requests;
+    wsp_websocket *websockets;
     json_t *description;
-    bool stopping;
-    enum phase phase;
-    long long deadline, turn_ends; /* on the clock of now_ms */
     char command[300];
     char failure[3000]; /* how it has ended, or why the host has given it up */
 };
@@ -119,26 +105,22 @@ static long long now_ms(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* False, and the buffer is as it was, if there is no memory. */
-static bool append(struct buffer *buffer, const void *data, size_t size)
+/* Append to a buffer, as json_dump_callback wants it; -1, and it is as it was, without memory. */
+static int append(const char *text, size_t size, void *to)
 {
+    struct buffer *buffer = to;
     if (buffer->capacity - buffer->size < size) {
         size_t capacity = 2 * buffer->capacity + size;
         char *grown = realloc(buffer->data, capacity);
         if (grown == NULL)
-            return false;
+            return -1;
         buffer->data = grown;
         buffer->capacity = capacity;
     }
     if (size > 0)
-        memcpy(buffer->data + buffer->size, data, size);
+        memcpy(buffer->data + buffer->size, text, size);
     buffer->size += size;
-    return true;
-}
-
-static int append_json(const char *text, size_t size, void *buffer)
-{
-    return append(buffer, text, size) ? 0 : -1;
+    return 0;
 }
 
 static void drop(struct buffer *buffer, size_t size)
@@ -213,76 +195,64 @@ static struct pending *expected(wsp_host *host, const char *id)
     return pending;
 }
 
-/* Take note of a request, of a connection if that must have its id. Steals the line, which has an id
- * to be set, and is NULL if it could not be made. Expects errno to have been 0 before that: ENOMEM
- * then says that a part may be missing; if nothing says so, what was given is not UTF-8. */
+/* Take note of a request, of a connection if that must have its id. Steals the line, which has an
+ * id to be set, and is NULL if it could not be made. Expects errno to have been 0 before that:
+ * ENOMEM and EILSEQ then say that a part may be missing. */
 static struct pending *request(wsp_host *host, const wsp_websocket *websocket, json_t *line,
     wsp_answer *answer, void *context)
 {
     char id[24];
     size_t before = host->output.size;
     bool known = websocket == NULL || websocket->id != NULL;
-    struct pending *pending = calloc(1, sizeof *pending);
+    struct pending *pending = malloc(sizeof *pending);
     snprintf(id, sizeof id, "%lld", ++host->requests);
-    bool made = known && line != NULL && pending != NULL && errno != ENOMEM
+    bool made = known && line != NULL && pending != NULL && errno != ENOMEM && errno != EILSEQ
         && json_object_set_new(line, "id", json_integer(host->requests)) == 0
         && json_object_set_new(host->pending, id, json_integer((intptr_t)pending)) == 0;
-    if (made && host->in >= 0 && !host->stopping)
-        made = json_dump_callback(line, append_json, &host->output, JSON_COMPACT) == 0
-            && append(&host->output, "\n", 1);
+    if (made && host->fds[IN] >= 0 && !host->stopping)
+        made = json_dump_callback(line, append, &host->output, JSON_COMPACT) == 0
+            && append("\n", 1, &host->output) == 0;
+    int problem = errno == ENOMEM ? ENOMEM : known ? EILSEQ : ENOTCONN;
     json_decref(line);
-    if (!made) {
-        int problem = errno == ENOMEM ? ENOMEM : known ? EILSEQ : ENOTCONN;
-        host->output.size = before;
-        json_object_del(host->pending, id);
-        free(pending);
-        errno = problem;
-        return NULL;
+    if (made) {
+        *pending = (struct pending){answer, context, NULL};
+        return pending;
     }
-    *pending = (struct pending){answer, context, NULL};
-    return pending;
+    host->output.size = before;
+    json_object_del(host->pending, id);
+    free(pending);
+    errno = problem;
+    return NULL;
 }
 
-/* An optional number, for json_pack; what is below the least is none. */
-static json_t *number(long value, long least)
+/* Put strings into an array, or, two at a time, into an object. */
+static json_t *collect(json_t *into, const char *const *strings)
 {
-    return value >= least ? json_integer(value) : NULL;
-}
-
-/* Optional headers, for json_pack; not made if one is not UTF-8. */
-static json_t *headers_of(const char *const *headers, bool *made)
-{
-    json_t *values = headers != NULL ? json_object() : NULL;
-    for (; values != NULL && headers[0] != NULL; headers += 2)
-        if (json_object_set_new(values, headers[0], json_string(headers[1])) != 0)
-            *made = false;
-    return values;
+    size_t step = json_is_object(into) ? 2 : 1;
+    for (; *strings != NULL; strings += step) {
+        json_t *value = json_string(strings[step - 1]);
+        int failed = step == 2 ? json_object_set_new(into, strings[0], value)
+                               : json_array_append_new(into, value);
+        if (failed && errno != ENOMEM)
+            errno = EILSEQ;
+    }
+    return into;
 }
 
 wsp_websocket *wsp_create(wsp_host *host, const char *url, const wsp_options *options,
     const wsp_listener *listener, wsp_answer *answer, void *context)
 {
-    static const wsp_options defaults = {0};
-    bool made = true;
-    if (options == NULL)
-        options = &defaults;
     errno = 0;
+    const wsp_options given = options != NULL ? *options : (wsp_options){0};
     wsp_websocket *websocket = calloc(1, sizeof *websocket);
-    json_t *protocols = options->protocols != NULL ? json_array() : NULL;
-    for (const char *const *name = options->protocols; protocols != NULL && *name != NULL; name++)
-        if (json_array_append_new(protocols, json_string(*name)) != 0)
-            made = false;
     json_t *line = json_pack("{s:n, s:s, s:{s:s, s:s, s:o*, s:o*, s:o*, s:o*, s:o*}, s:s*, s:o*}",
         "id", "action", "websocket-create", "payload", "url", url, "binaryType", "base64",
-        "headers", headers_of(options->headers, &made), "protocols", protocols,
-        "timeout", number(options->timeout_ms, 1),
-        "perMessageDeflate", options->no_per_message_deflate ? json_false() : NULL,
-        "tcpNoDelay", options->delay_small_messages ? json_false() : NULL,
-        "app", options->app, "headers", headers_of(options->host_headers, &made));
-    if (!made) {
-        json_decref(line);
-        line = NULL;
-    }
+        "headers", given.headers != NULL ? collect(json_object(), given.headers) : NULL,
+        "protocols", given.protocols != NULL ? collect(json_array(), given.protocols) : NULL,
+        "timeout", given.timeout_ms > 0 ? json_integer(given.timeout_ms) : NULL,
+        "perMessageDeflate", given.no_per_message_deflate ? json_false() : NULL,
+        "tcpNoDelay", given.delay_small_messages ? json_false() : NULL, "app", given.app,
+        "headers", given.host_headers != NULL ? collect(json_object(), given.host_headers) : NULL);
     struct pending *pending = request(host, NULL, line, answer, context);
     if (pending == NULL) {
         free(websocket);
@@ -322,7 +292,7 @@ bool wsp_close(wsp_websocket *websocket, int code, const char *reason, long time
     errno = 0;
     json_t *line = json_pack("{s:n, s:s, s:{s:O, s:i, s:s, s:o*}}", "id", "action",
         "websocket-close", "payload", "id", websocket->id, "code", code, "reason", reason,
-        "timeout", number(timeout_ms, 0));
+        "timeout", timeout_ms >= 0 ? json_integer(timeout_ms) : NULL);
     return request(websocket->host, websocket, line, answer, context) != NULL;
 }
 
@@ -354,7 +324,8 @@ bool wsp_ping(wsp_websocket *websocket, long timeout_ms, wsp_answer *answer, voi
 {
     errno = 0;
     json_t *line = json_pack("{s:n, s:s, s:{s:O, s:o*}}", "id", "action", "websocket-ping",
-        "payload", "id", websocket->id, "timeout", number(timeout_ms, 1));
+        "payload", "id", websocket->id,
+        "timeout", timeout_ms > 0 ? json_integer(timeout_ms) : NULL);
     return request(websocket->host, websocket, line, answer, context) != NULL;
 }
 
@@ -402,16 +373,20 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* The plugin is to end, and has some time for it. */
+/* Begin to wait for an end, for so long; or for a shorter time than so far. */
+static void enter(wsp_host *host, enum phase phase, long long ms)
+{
+    long long until = now_ms() + ms;
+    if (host->phase < phase || (host->phase == phase && until < host->deadline)) {
+        host->phase = phase;
+        host->deadline = until;
+    }
+}
+
 static void hang_up(wsp_host *host, long long grace_ms)
 {
-    close_fd(&host->in);
-    drop(&host->output, host->output.size);
-    host->written = 0;
-    if (host->phase < ENDING || (host->phase == ENDING && host->deadline > now_ms() + grace_ms)) {
-        host->phase = ENDING;
-        host->deadline = now_ms() + grace_ms;
-    }
+    close_fd(&host->fds[IN]);
+    enter(host, ENDING, grace_ms);
 }
 
 /* There is nothing to be expected of the plugin any more: say why. */
@@ -420,7 +395,7 @@ static void give_up(wsp_host *host, const char *words, const char *detail)
     if (host->failure[0] != '\0')
         return;
     snprintf(host->failure, sizeof host->failure, "%s%.200s", words, detail);
-    close_fd(&host->out);
+    close_fd(&host->fds[OUT]);
     hang_up(host, 0);
 }
 
@@ -439,17 +414,17 @@ static void answer(struct pending *pending, const json_t *response, const wsp_er
 static void start(void *context, const json_t *response, const wsp_error *error)
 {
     wsp_host *host = context;
+    char *said = json_dumps(response, JSON_COMPACT);
     if (error != NULL)
         give_up(host, "the plugin refused plugin-describe: ", error->message);
-    else if (strcmp(string_of(response, "name"), "wsplugin") != 0)
-        give_up(host, "the plugin is no wsplugin, but calls itself ", string_of(response, "name"));
-    else if (integer_of(response, "protocol") != 1)
-        give_up(host, "this host speaks protocol 1, but the plugin protocol ",
-            integer_of(response, "protocol") == 2 ? "2" : "of another number");
+    else if (strcmp(string_of(response, "name"), "wsplugin") != 0
+        || integer_of(response, "protocol") != 1)
+        give_up(host, "the plugin is no wsplugin of protocol 1, but ", said != NULL ? said : "");
     else
         host->description = json_incref((json_t *)response);
     if (host->phase == STARTING)
         host->phase = RUNNING;
+    free(said);
 }
 
 static void take_answer(wsp_host *host, const json_t *message)
@@ -490,65 +465,52 @@ static bool answer_all(wsp_host *host)
 
 /* --- events --- */
 
-static void closed(wsp_websocket *websocket, int code, const char *reason, const char *cause)
-{
-    const wsp_listener listener = websocket->listener;
-    websocket->open = false;
-    if (listener.on_close != NULL)
-        listener.on_close(listener.context, websocket, code, reason, cause);
-}
-
-static struct event *take_event(wsp_websocket *websocket)
+static json_t *take_event(wsp_websocket *websocket)
 {
     struct event *event = websocket->events;
+    json_t *payload = event->payload;
     websocket->events = event->next;
     if (websocket->events == NULL)
         websocket->last_event = &websocket->events;
     websocket->messages -= event->messages;
     websocket->bytes -= event->bytes;
-    return event;
-}
-
-static void free_event(struct event *event)
-{
-    json_decref(event->payload);
     free(event);
+    return payload;
 }
 
-/* Call the listener once. */
+/* Call the listener once: with an event, or, if there is none, because the plugin has ended. */
 static void hand_out(wsp_websocket *websocket)
 {
-    const wsp_listener *listener = &websocket->listener;
-    if (websocket->events == NULL) { /* and the plugin has ended */
-        closed(websocket, 1006, websocket->host->failure, "failure");
-        return;
-    }
-    struct event *event = take_event(websocket);
-    const char *name = string_of(event->payload, "name");
-    const json_t *facts = json_object_get(event->payload, "payload");
-    const json_t *data = json_object_get(facts, "data");
-    const char *text = json_string_value(data), *type = string_of(facts, "type");
+    const wsp_listener to = websocket->listener;
+    json_t *event = websocket->events != NULL ? take_event(websocket) : NULL;
+    const json_t *facts = json_object_get(event, "payload"), *data = json_object_get(facts, "data");
+    const char *name = string_of(event, "name"), *type = string_of(facts, "type");
+    const char *text = json_string_value(data);
     size_t size = json_string_length(data);
-    bool message = event->messages > 0 && text != NULL;
-    if (message && strcmp(type, "text") == 0 && listener->on_text != NULL) {
-        listener->on_text(listener->context, websocket, text, size);
-    } else if (message && strcmp(type, "base64") == 0 && listener->on_binary != NULL) {
+    bool message = strcmp(name, "message") == 0 && text != NULL;
+    if (message && strcmp(type, "text") == 0 && to.on_text != NULL) {
+        to.on_text(to.context, websocket, text, size);
+    } else if (message && strcmp(type, "base64") == 0 && to.on_binary != NULL) {
         unsigned char *bytes = base64_decode(text, size, &size);
         if (bytes != NULL)
-            listener->on_binary(listener->context, websocket, bytes, size);
+            to.on_binary(to.context, websocket, bytes, size);
         else
             give_up(websocket->host, NO_MEMORY, "");
         free(bytes);
-    } else if (strcmp(name, "open") == 0 && listener->on_open != NULL) {
-        listener->on_open(listener->context, websocket, facts);
-    } else if (strcmp(name, "error") == 0 && listener->on_error != NULL) {
-        listener->on_error(listener->context, websocket, string_of(facts, "code"),
-            string_of(facts, "errMsg"), (int)integer_of(facts, "status"));
-    } else if (strcmp(name, "close") == 0) {
-        closed(websocket, (int)integer_of(facts, "code"), string_of(facts, "reason"),
-            string_of(facts, "cause"));
+    } else if (strcmp(name, "open") == 0 && to.on_open != NULL) {
+        to.on_open(to.context, websocket, facts);
+    } else if (strcmp(name, "error") == 0 && to.on_error != NULL) {
+        to.on_error(to.context, websocket, string_of(facts, "code"), string_of(facts, "errMsg"),
+            (int)integer_of(facts, "status"));
+    } else if (event == NULL || strcmp(name, "close") == 0) {
+        websocket->open = false;
+        if (to.on_close != NULL && event != NULL)
+            to.on_close(to.context, websocket, (int)integer_of(facts, "code"),
+                string_of(facts, "reason"), string_of(facts, "cause"));
+        else if (to.on_close != NULL)
+            to.on_close(to.context, websocket, 1006, websocket->host->failure, "failure");
     }
-    free_event(event);
+    json_decref(event);
 }
 
 /* Whether a listener may be called now. */
@@ -630,50 +592,45 @@ static void take_line(wsp_host *host)
 static void read_stdout(wsp_host *host)
 {
     char chunk[CHUNK], *start = chunk, *lf;
-    ssize_t size = read(host->out, chunk, sizeof chunk);
+    ssize_t size = read(host->fds[OUT], chunk, sizeof chunk);
     if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
         return;
     if (size <= 0) { /* it ends now, which says why; or else it is not waited for long */
-        close_fd(&host->out);
+        close_fd(&host->fds[OUT]);
         hang_up(host, GRACE_MS);
         return;
     }
     char *stop = chunk + size;
-    while (host->out >= 0 && (lf = memchr(start, '\n', (size_t)(stop - start))) != NULL) {
+    while (host->fds[OUT] >= 0 && (lf = memchr(start, '\n', (size_t)(stop - start))) != NULL) {
         *lf = '\0';
-        if (!append(&host->line, start, (size_t)(lf + 1 - start)))
+        if (append(start, (size_t)(lf + 1 - start), &host->line) != 0)
             break;
         take_line(host);
         drop(&host->line, host->line.size);
         start = lf + 1;
     }
-    if (host->out >= 0 && !append(&host->line, start, (size_t)(stop - start)))
+    if (host->fds[OUT] >= 0 && append(start, (size_t)(stop - start), &host->line) != 0)
         give_up(host, NO_MEMORY, "");
 }
 
 /* --- stderr --- */
 
-/* Write to the app's own stderr what it takes. SIGPIPE, if it is broken, is caught and forgotten:
- * it would be the end of the app. */
-static void pass_on(wsp_host *host, const char *text, size_t size)
+/* Write to what may be broken. SIGPIPE, which would end the app, is caught and forgotten. */
+static ssize_t write_quietly(int fd, const char *data, size_t size)
 {
-    struct pollfd fd = {.fd = STDERR_FILENO, .events = POLLOUT};
     sigset_t broken, before, waiting;
-    int ready = poll(&fd, 1, host->stderr_blocked ? 0 : STDERR_MS), number;
-    host->stderr_blocked = ready == 0;
-    if (ready <= 0)
-        return;
+    int number;
     sigemptyset(&broken);
     sigaddset(&broken, SIGPIPE);
     pthread_sigmask(SIG_BLOCK, &broken, &before);
-    sigpending(&waiting);
-    bool own = !sigismember(&waiting, SIGPIPE);
-    if (write(STDERR_FILENO, text, size) < 0 && errno == EPIPE && own) {
-        sigpending(&waiting); /* it is not, where the app ignores it */
-        if (sigismember(&waiting, SIGPIPE))
-            sigwait(&broken, &number);
-    }
+    ssize_t written = write(fd, data, size);
+    int problem = errno;
+    sigpending(&waiting); /* it is not, where the app ignores it */
+    if (written < 0 && problem == EPIPE && sigismember(&waiting, SIGPIPE))
+        sigwait(&broken, &number);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = problem;
+    return written;
 }
 
 /* Take a byte of stderr: of a line, or a part of one that is very long. */
@@ -694,14 +651,17 @@ static void take_error(wsp_host *host, char byte)
 static void read_stderr(wsp_host *host)
 {
     char chunk[PIPE_BUF]; /* so much can be written without waiting, if anything can */
-    for (int reads = 0; host->err >= 0 && reads < 16; reads++) {
-        ssize_t size = read(host->err, chunk, sizeof chunk);
+    for (int reads = 0; host->fds[ERR] >= 0 && reads < 16; reads++) {
+        ssize_t size = read(host->fds[ERR], chunk, sizeof chunk);
         if (size == 0)
-            close_fd(&host->err);
+            close_fd(&host->fds[ERR]);
         if (size <= 0)
             break;
-        if (host->settings.on_stderr == NULL && !host->settings.discard_stderr)
-            pass_on(host, chunk, (size_t)size);
+        struct pollfd app = {.fd = STDERR_FILENO, .events = POLLOUT};
+        if (host->settings.on_stderr == NULL) {
+            bool writable = poll(&app, 1, host->app_blocks ? 0 : STDERR_MS) > 0;
+            host->app_blocks = !writable || write_quietly(app.fd, chunk, (size_t)size) < 0;
+        }
         for (ssize_t i = 0; i < size; i++)
             take_error(host, chunk[i]);
     }
@@ -712,16 +672,15 @@ static void read_stderr(wsp_host *host)
 /* Start the process; 0, or the number of the error. */
 static int spawn(wsp_host *host, const char *const command[])
 {
+    /* Of each of the three, our end and the plugin's. */
     int fds[6] = {-1, -1, -1, -1, -1, -1}, problem = 0;
-    int *in = fds, *out = fds + 2, *err = fds + 4;
     posix_spawn_file_actions_t actions;
-    /* A socket, because writing to a dead plugin must not raise SIGPIPE in the app. All are closed
-     * on exec: a child of the app that held the plugin's stdin would keep it from ending. */
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in) < 0 || pipe2(out, O_CLOEXEC) < 0
-        || pipe2(err, O_CLOEXEC) < 0)
+    /* Closed on exec: a child of the app that held the plugin's stdin would keep it from ending. */
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0
+        || pipe2(fds + 2, O_CLOEXEC) < 0 || pipe2(fds + 4, O_CLOEXEC) < 0)
         problem = errno;
     /* They must not be among the standard three, which may be closed in the app. */
-    for (size_t i = 0; problem == 0 && i < 6; i++) {
+    for (int i = 0; problem == 0 && i < 6; i++) {
         int moved = fcntl(fds[i], F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
         problem = moved < 0 ? errno : 0;
         close(fds[i]);
@@ -730,30 +689,23 @@ static int spawn(wsp_host *host, const char *const command[])
     if (problem == 0)
         problem = posix_spawn_file_actions_init(&actions);
     if (problem == 0) {
-        posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
-        posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-        posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
+        for (int i = 0; i < 3; i++)
+            posix_spawn_file_actions_adddup2(&actions, fds[2 * i + 1], i);
         problem = posix_spawnp(
             &host->pid, command[0], &actions, NULL, (char *const *)command, environ);
         posix_spawn_file_actions_destroy(&actions);
     }
-    close_fd(&in[0]);
-    close_fd(&out[1]);
-    close_fd(&err[1]);
-    host->in = in[1];
-    host->out = out[0];
-    host->err = err[0];
-    /* Only our ends, which the plugin does not share. */
-    fcntl(host->in, F_SETFL, O_NONBLOCK);
-    fcntl(host->out, F_SETFL, O_NONBLOCK);
-    fcntl(host->err, F_SETFL, O_NONBLOCK);
-#ifdef SO_NOSIGPIPE
-    setsockopt(host->in, SOL_SOCKET, SO_NOSIGPIPE, &(int){1}, sizeof(int));
-#endif
-    host->process = -1;
+    for (int i = 0; i < 3; i++) {
+        close_fd(&fds[2 * i + 1]);
+        if (problem != 0)
+            close_fd(&fds[2 * i]);
+        fcntl(fds[2 * i], F_SETFL, O_NONBLOCK); /* not on the other, which is the plugin's */
+        host->fds[i] = fds[2 * i];
+    }
+    host->fds[PROCESS] = -1;
 #ifdef SYS_pidfd_open
     if (problem == 0)
-        host->process = (int)syscall(SYS_pidfd_open, host->pid, 0);
+        host->fds[PROCESS] = (int)syscall(SYS_pidfd_open, host->pid, 0);
 #endif
     return problem;
 }
@@ -762,8 +714,7 @@ static bool names_option(const char *const command[], const char *option)
 {
     size_t length = strlen(option);
     for (; *command != NULL; command++)
-        if (strncmp(*command, option, length) == 0
-            && ((*command)[length] == '\0' || (*command)[length] == '='))
+        if (strncmp(*command, option, length) == 0 && strchr("=", (*command)[length]) != NULL)
             return true;
     return false;
 }
@@ -776,12 +727,13 @@ wsp_host *wsp_spawn(const char *const command[], const wsp_settings *settings)
         count++;
     wsp_host *host = calloc(1, sizeof *host);
     const char **full = calloc(count + 5, sizeof *full);
-    int problem = host == NULL || full == NULL ? ENOMEM : count == 0 ? EINVAL : 0;
+    json_t *pending = json_object();
+    int problem = host == NULL || full == NULL || pending == NULL ? ENOMEM : 0;
     if (problem == 0) {
         wsp_settings *own = &host->settings;
         *own = settings != NULL ? *settings : (wsp_settings){0};
-        own->queue_bytes = own->queue_bytes > 0 ? own->queue_bytes : QUEUE_BYTES;
-        own->queue_messages = own->queue_messages > 0 ? own->queue_messages : QUEUE_MESSAGES;
+        own->queue_bytes = own->queue_bytes > 0 ? own->queue_bytes : 1048576;
+        own->queue_messages = own->queue_messages > 0 ? own->queue_messages : 1024;
         host->deadline = now_ms() + (own->start_ms > 0 ? own->start_ms : START_MS);
         const char *const options[] = {"--parent-pid", pid, "--exit-timeout", "1.5"};
         snprintf(pid, sizeof pid, "%ld", (long)getpid());
@@ -795,16 +747,18 @@ wsp_host *wsp_spawn(const char *const command[], const wsp_settings *settings)
         for (size_t i = 0; i < count && size < sizeof host->command; i++)
             size += (size_t)snprintf(
                 host->command + size, sizeof host->command - size, "%s ", full[i]);
+        host->pending = pending;
+        host->status = -1; /* as long as it is not known */
         problem = spawn(host, full);
     }
     free(full);
     if (problem != 0) {
+        json_decref(pending);
         free(host);
         errno = problem;
         return NULL;
     }
     errno = 0;
-    host->pending = json_object();
     json_t *line = json_pack("{s:n, s:s}", "id", "action", "plugin-describe");
     if (request(host, NULL, line, start, host) == NULL)
         give_up(host, NO_MEMORY, "");
@@ -822,24 +776,20 @@ static void say(wsp_host *host, const char *words, const char *detail)
 static void end(wsp_host *host)
 {
     char number[24];
+    bool signaled = host->status > 128, lost = host->failure[0] != '\0';
     read_stderr(host);
     if (host->error_size > 0 && !host->error_whole)
         take_error(host, '\n');
-    hang_up(host, 0);
-    close_fd(&host->out);
-    close_fd(&host->err);
-    close_fd(&host->process);
-    drop(&host->line, host->line.size);
+    for (int i = 0; i < 4; i++)
+        close_fd(&host->fds[i]);
     host->phase = ENDED;
-    bool signaled = host->status > 128, lost = host->failure[0] != '\0';
     snprintf(number, sizeof number, "%d", signaled ? host->status - 128 : host->status);
     if (!lost && host->stopping && host->status == 0)
         say(host, "the host has stopped the plugin", "");
-    else if (!lost && host->killed)
-        say(host, "the plugin did not end and was killed", "");
+    else if (!lost && signaled)
+        say(host, "the plugin was killed by signal ", number);
     else if (!lost)
-        say(host, signaled ? "the plugin was killed by signal " : "the plugin ended with status ",
-            number);
+        say(host, "the plugin ended with status ", number);
     if (!lost && host->error_size > 0)
         say(host, ": ", host->error);
     if (host->description == NULL)
@@ -854,36 +804,29 @@ static void watch(wsp_host *host)
 {
     int status;
     pid_t found = host->reaped ? 0 : waitpid(host->pid, &status, WNOHANG);
-    if (found != 0 && (found > 0 || errno != EINTR)) {
+    if (found > 0)
+        host->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    if (found != 0) {
         host->reaped = true;
-        host->status = -1; /* if somebody else has waited for it */
-        if (found > 0)
-            host->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-        host->phase = REST;
-        host->deadline = now_ms() + REST_MS;
-        close_fd(&host->process); /* or it would be readable for ever */
+        enter(host, REST, REST_MS);
+        close_fd(&host->fds[PROCESS]); /* or it would be readable for ever */
     }
-    if (host->reaped && host->out < 0) {
+    bool late = host->phase != RUNNING && now_ms() >= host->deadline;
+    if ((host->reaped && host->fds[OUT] < 0) || (late && host->phase == REST)) {
         end(host);
-    } else if (host->phase != RUNNING && now_ms() >= host->deadline) {
-        if (host->phase == STARTING) {
-            give_up(host, "the plugin did not answer plugin-describe in time", "");
-        } else if (host->phase == ENDING) {
-            kill(host->pid, SIGKILL);
-            host->killed = true;
-            host->phase = REST;
-            host->deadline = now_ms() + REST_MS;
-        } else {
-            end(host);
-        }
+    } else if (late && host->phase == STARTING) {
+        give_up(host, "the plugin did not answer plugin-describe in time", "");
+    } else if (late && host->phase == ENDING) {
+        kill(host->pid, SIGKILL);
+        enter(host, REST, REST_MS);
     }
 }
 
 static void write_stdin(wsp_host *host)
 {
-    if (host->in >= 0 && host->output.size > 0) {
-        ssize_t size = send(host->in, host->output.data + host->written,
-            host->output.size - host->written, MSG_NOSIGNAL);
+    if (host->fds[IN] >= 0 && host->output.size > 0) {
+        ssize_t size = write_quietly(host->fds[IN], host->output.data + host->written,
+            host->output.size - host->written);
         if (size > 0)
             host->written += (size_t)size;
         else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
@@ -894,38 +837,38 @@ static void write_stdin(wsp_host *host)
         }
     }
     if (host->stopping && host->output.size == 0)
-        close_fd(&host->in);
+        close_fd(&host->fds[IN]);
 }
 
 /* --- the loop --- */
 
-/* Close the forgotten connections that are open, and free the others. */
-static void sweep(wsp_host *host)
+/* Close the forgotten connections that are open, and free the others, or all. */
+static void sweep(wsp_host *host, bool all)
 {
     for (wsp_websocket **link = &host->websockets; *link != NULL;) {
         wsp_websocket *each = *link;
         if (each->forgotten && each->open)
             each->open = host->phase == RUNNING && !each->ending
                 && !wsp_close(each, 1000, "", -1, NULL, NULL);
-        if (!each->forgotten || each->open || each->creating) {
+        if (all || (each->forgotten && !each->open && !each->creating)) {
+            *link = each->next;
+            while (each->events != NULL)
+                json_decref(take_event(each));
+            json_decref(each->id);
+            free(each);
+        } else {
             link = &each->next;
-            continue;
         }
-        *link = each->next;
-        while (each->events != NULL)
-            free_event(take_event(each));
-        json_decref(each->id);
-        free(each);
     }
 }
 
 int wsp_poll_set(const wsp_host *host, struct pollfd set[4])
 {
     long long left = host->deadline - now_ms();
-    set[0] = (struct pollfd){.fd = host->out, .events = POLLIN};
-    set[1] = (struct pollfd){.fd = host->err, .events = POLLIN};
-    set[2] = (struct pollfd){.fd = host->output.size > 0 ? host->in : -1, .events = POLLOUT};
-    set[3] = (struct pollfd){.fd = host->process, .events = POLLIN};
+    for (int i = 0; i < 4; i++)
+        set[i] = (struct pollfd){.fd = host->fds[i], .events = i == IN ? POLLOUT : POLLIN};
+    if (host->output.size == 0)
+        set[IN].fd = -1;
     for (const wsp_websocket *each = host->websockets; each != NULL; each = each->next)
         if (is_ready(each))
             return 0;
@@ -933,7 +876,7 @@ int wsp_poll_set(const wsp_host *host, struct pollfd set[4])
         return json_object_size(host->pending) > 0 ? 0 : -1;
     if (host->phase == RUNNING)
         return -1;
-    if (host->phase == ENDING && host->process < 0 && left > LOOK_MS)
+    if (host->phase == ENDING && host->fds[PROCESS] < 0 && left > LOOK_MS)
         return LOOK_MS;
     return left > 0 ? (int)left : 0;
 }
@@ -949,7 +892,7 @@ bool wsp_step(wsp_host *host, int timeout_ms)
             called = true;
         }
     }
-    sweep(host);
+    sweep(host, false);
     if (host->phase != ENDED) {
         throttle(host);
         write_stdin(host);
@@ -960,11 +903,11 @@ bool wsp_step(wsp_host *host, int timeout_ms)
             timeout_ms = left;
         if (poll(set, 4, timeout_ms) > 0) {
             host->turn_ends = now_ms() + TURN_MS;
-            if (set[1].revents != 0)
+            if (set[ERR].revents != 0)
                 read_stderr(host);
-            if (set[2].revents != 0)
+            if (set[IN].revents != 0)
                 write_stdin(host);
-            if (set[0].revents != 0)
+            if (set[OUT].revents != 0)
                 read_stdout(host);
         }
         throttle(host);
@@ -986,16 +929,12 @@ void wsp_forget(wsp_websocket *websocket)
 
 int wsp_stop(wsp_host *host, int grace_ms)
 {
-    long long until = now_ms() + grace_ms;
-    if (host->phase < ENDING || (host->phase == ENDING && until < host->deadline)) {
-        host->phase = ENDING;
-        host->deadline = until;
-    }
+    enter(host, ENDING, grace_ms);
     host->stopping = true;
     while (host->phase != ENDED)
         wsp_step(host, -1);
     /* Whatever is left to call; but requests that are made again and again do not keep us here. */
-    until = now_ms() + REST_MS;
+    long long until = now_ms() + REST_MS;
     while (wsp_step(host, 0) && now_ms() < until)
         continue;
     return host->status;
@@ -1006,11 +945,7 @@ void wsp_free(wsp_host *host)
     const char *id;
     while ((id = json_object_iter_key(json_object_iter(host->pending))) != NULL)
         free(expected(host, id));
-    for (wsp_websocket *each = host->websockets; each != NULL; each = each->next) {
-        each->forgotten = true;
-        each->creating = false;
-    }
-    sweep(host);
+    sweep(host, true);
     json_decref(host->pending);
     json_decref(host->description);
     free(host->line.data);

@@ -3,17 +3,17 @@
  *
  * demo.c beside this file shows it at work and says how to run it.
  *
- * Nothing here waits but wsp_step and wsp_stop; there are no threads and no signal handlers, and all
- * functions of a host are called from one thread. Requests only take note of what to write; wsp_step
- * reads and writes, and from it alone (wsp_stop calls it) come the calls of answers and listeners.
- * In them every request may be made, but not wsp_step, wsp_stop and wsp_free; and they return: no
- * longjmp, no C++ exception may leave them.
+ * Nothing here waits but wsp_step and wsp_stop; there are no threads and no signal handlers, and
+ * all functions of a host are called from one thread. Requests only take note of what to write;
+ * wsp_step reads and writes, and from it alone (wsp_stop calls it) come the calls of answers and
+ * listeners. In them every request may be made, but not wsp_step, wsp_stop and wsp_free; and they
+ * return: no longjmp, no C++ exception may leave them.
  *
  * A request that cannot be made returns false (wsp_create: NULL): nothing was sent, its answer is
  * never called, and errno says why: EILSEQ (what was given is not UTF-8), ENOTCONN (the connection
  * has no id yet, or was refused one), ENOMEM. Every other request gets its answer, whatever
- * happens: if the plugin dies, hangs up or writes nonsense, or if there is no memory to read what it
- * writes, then the host gives it up, all that waits is answered with "plugin-ended", and every
+ * happens: if the plugin dies, hangs up or writes nonsense, or if there is no memory to read what
+ * it writes, then the host gives it up, all that waits is answered with "plugin-ended", and every
  * connection has its on_close (1006, "failure").
  */
 #ifndef WSP_HOST_H
@@ -67,11 +67,10 @@ typedef struct wsp_settings {
      * command names them. */
     bool plain_command;
     long start_ms; /* for the answer to plugin-describe; 5,000 */
-    /* The plugin's stderr: each line of it to on_stderr, or nowhere, or, by default, to this
-     * process's own; what that one does not take at once may be lost. */
+    /* Called with each line of the plugin's stderr. If it is NULL, they go to this process's own
+     * stderr; what that one does not take at once may be lost. */
     void (*on_stderr)(void *context, const char *line);
     void *stderr_context;
-    bool discard_stderr;
     /* How much of a connection's messages waits here, before its server is paused; it is resumed
      * when half of that has been handed out. 1 MiB, 1,024 messages. */
     size_t queue_bytes;
@@ -123,9 +122,10 @@ bool wsp_send_text(wsp_websocket *websocket, const char *text, size_t size, wsp_
 bool wsp_send_binary(wsp_websocket *websocket, const void *data, size_t size, wsp_answer *answer,
     void *context);
 
-/* For a consumer that is not ready: call no listener of this connection as long as it is held. What
- * comes meanwhile waits in its queue, and when that is full the plugin pauses the server (a plugin
- * without the feature "pause" does not, and the queue grows). wsp_stop calls the listeners of all. */
+/* For a consumer that is not ready: call no listener of this connection as long as it is held.
+ * What comes meanwhile waits in its queue, and when that is full the plugin pauses the server (a
+ * plugin without the feature "pause" does not, and the queue grows). wsp_stop calls the listeners
+ * of all. */
 void wsp_hold(wsp_websocket *websocket, bool held);
 
 /* Ask the plugin not to read from the server: after the answer nothing comes from it, and what has
@@ -156,9 +156,9 @@ bool wsp_request(
     wsp_host *host, const char *action, json_t *payload, wsp_answer *answer, void *context);
 
 /* End the plugin in good order and return its exit status, 128 and the signal's number if one
- * killed it, -1 if it is unknown (SIGCHLD is ignored, or others wait for all children). Its input is
- * closed first: it then closes the connections and ends within two seconds; only one that has not
- * ended after grace_ms (5,000 is good) is killed. A second call returns the same. */
+ * killed it, -1 if it is unknown (SIGCHLD is ignored, or others wait for all children). Its input
+ * is closed first: it then closes the connections and ends within two seconds; only one that has
+ * not ended after grace_ms (5,000 is good) is killed. A second call returns the same. */
 int wsp_stop(wsp_host *host, int grace_ms);
 
 /* Free everything, after wsp_stop. */
