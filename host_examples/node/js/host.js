@@ -12,14 +12,20 @@
  *     }
  *
  * Events are queued from create on, so none is lost, and the loop over a connection ends behind
- * its close event. The queue has no bound, because a host that does not read stops all
- * connections at once: whoever gets more than they can take should close.
+ * its close event. A loop that takes its time holds up its own server and no other connection:
+ * when the queue is full, the plugin reads no more from that server until it is half empty.
+ * Leaving the loop closes the connection.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { writeSync } from "node:fs";
 import { constants } from "node:os";
 /** Milliseconds that the plugin has to end by itself before it is killed. */
 const GRACE = 5000;
+/** Milliseconds, after the end of the process, for what is left in its pipes. */
+const REST = 1000;
+/** Characters that are kept of a line on stderr. */
+const WORDS = 1000;
 /** The plugin has refused a request: a stable code, and words for people. */
 export class RequestError extends Error {
     name = "RequestError";
@@ -29,132 +35,300 @@ export class RequestError extends Error {
         this.code = problem.code;
     }
 }
-/** The plugin is gone, and why: what was asked of it will not be answered. */
+/** The plugin is gone, or is none, and why: what was asked of it will not be answered. */
 export class PluginEnded extends Error {
     name = "PluginEnded";
 }
-/** One connection, from Host.create. Loop over it for its events. */
+/** One connection, from Host.create. Loop over it, once, for its events. */
 export class WebSocket {
     /** The plugin's id of this connection. */
     id = "";
     #host;
-    #events = [];
+    #app;
+    #limits;
+    // The queue is two stacks, so that the next event is taken in constant time however many wait.
+    #incoming = [];
+    #outgoing = [];
+    #bytes = 0;
+    #held = false;
+    #paused = false;
+    #looping = false;
+    #left = false;
     #wake = () => { };
-    constructor(host) {
+    #before;
+    /** For Host.create. */
+    constructor(host, app, limits) {
         this.#host = host;
+        this.#app = app;
+        this.#limits = limits;
     }
     /** Send a message. Await this before the next: it is the back-pressure. */
     async send(data) {
+        if (data instanceof Blob || this.#before) {
+            // A Blob takes time to read: what comes behind it must not overtake it.
+            const before = this.#before;
+            const copy = ArrayBuffer.isView(data) ? bytesOf(data).slice() : data;
+            const read = Promise.all([copy instanceof Blob ? copy.arrayBuffer() : copy, before]);
+            const mine = (this.#before = read.then(() => { }, () => { }));
+            [data] = await read;
+            if (this.#before === mine)
+                this.#before = undefined;
+        }
+        const { id } = this;
         if (typeof data === "string") {
-            await this.#host.request("websocket-send", { id: this.id, type: "text", data });
+            await this.#request("websocket-send", { id, type: "text", data });
         }
         else {
-            const text = Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString("base64");
-            await this.#host.request("websocket-send", { id: this.id, type: "base64", data: text });
+            const base64 = bytesOf(data).toString("base64");
+            await this.#request("websocket-send", { id, type: "base64", data: base64 });
         }
     }
-    /** Start the closing handshake; the close event tells its end. */
-    async close(code = 1000, reason = "") {
-        await this.#host.request("websocket-close", { id: this.id, code, reason });
+    /**
+     * Start the closing handshake; the close event tells its end. A code of 1005 sends none. The
+     * server has timeout milliseconds to answer; with 0 the connection is cut at once.
+     */
+    async close(code = 1000, reason = "", timeout) {
+        await this.#before;
+        const payload = { id: this.id, code, reason, ...(timeout !== undefined && { timeout }) };
+        await this.#request("websocket-close", payload);
     }
-    /** Yield the events as they come, up to the close. */
+    /** Read no more from this server, until resume; for seconds, not minutes. */
+    async pause() {
+        this.#paused = true;
+        await this.#request("websocket-pause", { id: this.id });
+    }
+    /** Read on from this server, as soon as the queue has room. */
+    async resume() {
+        this.#paused = false;
+        if (!this.#held)
+            await this.#request("websocket-resume", { id: this.id });
+    }
+    /** Ask the server for a sign of life; resolves to the milliseconds that it took. */
+    async ping(timeout) {
+        const payload = { id: this.id, ...(timeout !== undefined && { timeout }) };
+        return (await this.#request("websocket-ping", payload)).rtt;
+    }
+    /** Yield the events as they come, up to the close. Only the first loop gets any. */
     async *[Symbol.asyncIterator]() {
-        for (;;) {
-            const event = this.#events.shift();
-            if (event === undefined) {
-                await new Promise((resolve) => (this.#wake = resolve));
-                continue;
+        if (this.#looping)
+            return;
+        this.#looping = true;
+        let event;
+        try {
+            while (event?.name !== "close") {
+                event = this.#next();
+                if (event)
+                    yield event;
+                else
+                    await new Promise((resolve) => (this.#wake = resolve));
             }
-            yield event;
-            if (event.name === "close")
-                return;
+        }
+        finally {
+            if (event?.name !== "close")
+                this.#leave();
         }
     }
     /** Queue an event that the host has read. */
     take(event) {
-        this.#events.push(event);
+        if (this.#left)
+            return;
+        this.#incoming.push(event);
+        this.#bytes += sizeOf(event);
+        if (!this.#held && (this.#bytes >= this.#limits.bytes || this.#length >= this.#limits.length)) {
+            if (this.#host.description.features.includes("pause"))
+                this.#hold(true);
+        }
         this.#wake();
+    }
+    get #length() {
+        return this.#incoming.length + this.#outgoing.length;
+    }
+    #next() {
+        if (this.#outgoing.length === 0) {
+            this.#outgoing = this.#incoming.reverse();
+            this.#incoming = [];
+        }
+        const event = this.#outgoing.pop();
+        if (event)
+            this.#bytes -= sizeOf(event);
+        const { bytes, length } = this.#limits;
+        if (this.#held && this.#bytes <= bytes / 2 && this.#length <= length / 2)
+            this.#hold(false);
+        return event;
+    }
+    #hold(held) {
+        this.#held = held;
+        if (this.#paused)
+            return; // The app holds it already, and lets go of it when it wants to.
+        this.#request(held ? "websocket-pause" : "websocket-resume", { id: this.id }).catch(known);
+    }
+    #leave() {
+        this.#left = true;
+        this.#incoming = [];
+        this.#outgoing = [];
+        this.close().catch(known);
+    }
+    #request(action, payload) {
+        return this.#host.request(action, payload, { app: this.#app });
     }
 }
 /** Runs the plugin as a child process. */
 export class Host {
+    /** What the plugin has said of itself at the start: version, features, limits. */
+    description;
     #child;
+    #options;
     #pending = new Map();
     #websockets = new Map();
     #closed;
     #requests = 0;
     #parts = [];
-    #stopping = false;
+    #stopped;
     #broken = "";
     #ended = "";
-    #lastError = "";
-    constructor(child) {
+    #rest = "";
+    #lastWords = "";
+    constructor(child, options) {
         this.#child = child;
+        this.#options = options;
         child.on("error", () => { }); // spawn throws it
-        child.stdin.on("error", () => { }); // the plugin is gone: its stdout ends too, see below
-        child.stderr.on("data", (chunk) => this.#passOn(chunk));
         child.stdout.on("data", (chunk) => this.#read(chunk));
-        child.stdout.on("close", () => {
-            child.stdin.end();
-            setTimeout(() => child.kill("SIGKILL"), GRACE).unref();
+        child.stderr.setEncoding("utf8").on("data", (text) => this.#hear(text));
+        // One that hears nothing or says nothing any more is at its end, or is brought to it.
+        child.stdin.on("error", () => this.#expect());
+        child.stdout.on("close", () => this.#expect());
+        child.on("exit", () => {
+            // Somebody else may hold its pipes open. What they hold is read before they are given up.
+            const timer = setTimeout(() => setImmediate(() => this.#hangUp()), REST);
+            child.on("close", () => clearTimeout(timer));
         });
         this.#closed = new Promise((resolve) => {
             child.on("close", (code, signal) => resolve(this.#end(code, signal)));
         });
+        for (const stream of [child.stdin, child.stderr])
+            stream.unref();
     }
-    /** Start the plugin. */
-    static async spawn(command = ["wsplugin"]) {
+    /**
+     * Start the plugin, and ask it what it is. Throws PluginEnded, with words and no process left
+     * behind, if the command cannot be started, dies, or is no plugin that this host can talk to.
+     */
+    static async spawn(command = ["wsplugin"], options = {}) {
         const [file = "", ...args] = command;
-        const host = new Host(spawn(file, args, { windowsHide: true }));
-        await once(host.#child, "spawn"); // or throw, if there is no such command
+        const { appendOptions = true, exitTimeout = 1500, startTimeout = 5000 } = options;
+        const append = (name, value) => {
+            const named = args.some((arg) => arg === name || arg.startsWith(`${name}=`));
+            if (appendOptions && !named)
+                args.push(name, String(value));
+        };
+        append("--parent-pid", process.pid);
+        append("--exit-timeout", exitTimeout / 1000);
+        let host;
+        try {
+            host = new Host(spawn(file, args, { windowsHide: true }), options);
+            await once(host.#child, "spawn"); // or throw, if there is no such command
+        }
+        catch (error) {
+            throw new PluginEnded(`cannot start ${file}: ${error.message}`);
+        }
+        await host.#introduce(command.join(" "), startTimeout);
         return host;
+    }
+    async #introduce(command, timeout) {
+        const late = `it has not said what it is within ${timeout} ms`;
+        const timer = setTimeout(() => this.#break(late), timeout);
+        try {
+            this.description = await this.describe();
+            const { name, protocol } = this.description;
+            if (name !== "wsplugin")
+                throw new PluginEnded(`it calls itself ${JSON.stringify(name)}`);
+            if (protocol !== 1)
+                throw new PluginEnded(`it speaks protocol ${protocol}, this host 1`);
+        }
+        catch (error) {
+            this.#break("it is no plugin for this host");
+            await this.#closed;
+            const old = /unrecognized arguments:.* --(parent-pid|exit-timeout)/.test(this.#lastWords);
+            const words = old
+                ? "this wsplugin is of 1.0; update it or start it without these options"
+                : error.message;
+            throw new PluginEnded(`${words} (the command: ${command})`);
+        }
+        finally {
+            clearTimeout(timer);
+        }
     }
     /** Create a connection; the promise resolves at once, before it is open. */
     async create(url, options = {}) {
-        const websocket = new WebSocket(this);
-        const payload = { url, binaryType: "base64", ...options };
-        await this.request("websocket-create", payload, websocket);
+        const { app, hostHeaders, ...rest } = options;
+        const { queueBytes: bytes = 1 << 20, queueLength: length = 1024 } = this.#options;
+        const websocket = new WebSocket(this, app, { bytes, length });
+        const payload = { url, binaryType: "base64", ...rest };
+        await this.request("websocket-create", payload, { app, hostHeaders }, websocket);
         return websocket;
     }
-    /** Tell that the app leaves the screen: ends all connections, then resolves. */
-    async background() {
-        await this.request("app-background", {});
+    /** Tell that the app leaves the screen: ends all connections (of this app), then resolves. */
+    async background(app) {
+        await this.request("app-background", {}, { app });
     }
-    /** Ask for the plugin's version, actions and limits. */
+    /** Ask for the plugin's version, actions, features and limits. */
     describe() {
         return this.request("plugin-describe", {});
     }
     /**
      * Send a request and return its response. Rejects with RequestError if the plugin refuses it,
-     * and with PluginEnded if the plugin ends before it answers.
+     * with PluginEnded if the plugin ends before it answers, and with TypeError if it cannot be
+     * written down.
      */
-    request(action, payload, creates) {
+    async request(action, payload, { app, hostHeaders: headers } = {}, creates) {
+        if (this.#ended || this.#stopped) {
+            throw new PluginEnded(this.#ended || "the host has stopped the plugin");
+        }
+        // The id comes first: of a line that is too long the plugin reads no more than the start.
+        const id = this.#requests + 1;
+        const line = JSON.stringify({ id, action, app, headers, payload });
+        if (line.includes("\\ud") && /(?<!\\)(\\\\)*\\ud[89a-f]/.test(line)) {
+            throw new TypeError("half a surrogate pair is no text");
+        }
+        this.#requests = id;
         return new Promise((resolve, reject) => {
-            if (this.#ended || this.#stopping) {
-                reject(new PluginEnded(this.#ended || "the host has stopped the plugin"));
-                return;
-            }
-            // The id comes first: of a line that is too long the plugin reads no more than the start.
-            const id = ++this.#requests;
             this.#pending.set(id, { resolve, reject, creates });
-            this.#child.stdin.write(`${JSON.stringify({ id, action, payload })}\n`);
+            this.#keepAlive();
+            this.#child.stdin.write(`${line}\n`);
         });
     }
     /**
      * End the plugin in good order and return its exit status. Its input is closed first: it then
      * closes the connections and ends; only one that has not ended after the grace is killed.
      */
-    async stop(grace = GRACE) {
-        this.#stopping = true;
+    stop(grace = GRACE) {
+        if (this.#stopped === undefined) {
+            this.#stopped = this.#closed;
+            this.#keepAlive();
+            this.#expect(grace);
+        }
+        return this.#stopped;
+    }
+    /** Let the plugin end, and see that it does. */
+    #expect(grace = GRACE) {
         this.#child.stdin.end();
-        const timer = setTimeout(() => {
-            this.#child.kill("SIGKILL");
-            this.#child.stdout.destroy(); // somebody else may hold them open
-            this.#child.stderr.destroy();
-        }, grace);
-        const status = await this.#closed;
-        clearTimeout(timer);
-        return status;
+        const timer = setTimeout(() => this.#child.kill("SIGKILL"), grace).unref();
+        this.#child.on("exit", () => clearTimeout(timer));
+    }
+    #break(why) {
+        this.#broken ||= why;
+        this.#child.kill("SIGKILL");
+    }
+    #hangUp() {
+        this.#child.stdout.destroy();
+        this.#child.stderr.destroy();
+    }
+    /** Keep this process alive while an answer or a close is to come, as an open socket does. */
+    #keepAlive() {
+        const { stdout } = this.#child;
+        const busy = this.#pending.size > 0 || this.#websockets.size > 0 || this.#stopped;
+        for (const handle of [this.#child, stdout]) {
+            busy ? handle.ref() : handle.unref();
+        }
     }
     /** Read stdout to its end, always: a line is whole only when its LF has come. */
     #read(chunk) {
@@ -167,17 +341,23 @@ export class Host {
                 this.#parts = [];
                 this.#take(JSON.parse(line.toString()));
             }
-            this.#parts.push(chunk.subarray(start));
+            if (start < chunk.length)
+                this.#parts.push(chunk.subarray(start));
         }
         catch (error) {
-            this.#broken = `the plugin wrote what is no line of its protocol (${error})`;
-            this.#child.kill("SIGKILL");
+            this.#parts = [];
+            this.#break(`the plugin wrote what is no line of its protocol (${error})`);
         }
+        this.#keepAlive();
     }
     #take(line) {
         if ("event" in line) {
+            if (line.event !== "websocket-event")
+                return; // of a later version of the plugin
             const { id, name } = line.payload;
-            this.#websockets.get(id)?.take(eventOf(line));
+            const event = eventOf(line);
+            if (event)
+                this.#websockets.get(id)?.take(event);
             if (name === "close")
                 this.#websockets.delete(id);
             return;
@@ -185,31 +365,55 @@ export class Host {
         const pending = this.#pending.get(Number(line.id));
         if (pending === undefined)
             return; // to a line that the plugin could not read: there is none
-        this.#pending.delete(Number(line.id));
         if ("error" in line) {
             pending.reject(new RequestError(line.error));
-            return;
         }
-        if (pending.creates) {
-            // Before the next line is looked at, which may be an event of this connection.
-            pending.creates.id = line.response.id;
-            this.#websockets.set(pending.creates.id, pending.creates);
+        else {
+            const { response } = line;
+            if (typeof response !== "object")
+                throw new TypeError("an answer without response or error");
+            if (pending.creates) {
+                // Before the next line is looked at, which may be an event of this connection.
+                pending.creates.id = response.id;
+                this.#websockets.set(pending.creates.id, pending.creates);
+            }
+            pending.resolve(response);
         }
-        pending.resolve(line.response);
+        this.#pending.delete(Number(line.id));
     }
-    /** Pass stderr on, and remember its last line: it says why if the plugin fails. */
-    #passOn(chunk) {
-        process.stderr.write(chunk);
-        const tail = (this.#lastError + chunk.toString()).trimEnd();
-        this.#lastError = `${tail.slice(tail.lastIndexOf("\n") + 1).slice(-1000)}\n`;
+    /** Pass stderr on, line by line, and remember the last: it says why if the plugin fails. */
+    #hear(text) {
+        const lines = (this.#rest + text).split("\n");
+        this.#rest = lines.pop() ?? "";
+        if (this.#rest.length > 65_536)
+            lines.push(this.#rest), (this.#rest = "");
+        for (const line of lines)
+            this.#tell(line);
+    }
+    #tell(line) {
+        if (line.trim())
+            this.#lastWords = line.trim().slice(0, WORDS);
+        const { stderr = "inherit" } = this.#options;
+        if (stderr === "inherit") {
+            passOn(`${line}\n`);
+        }
+        else if (stderr !== "ignore") {
+            try {
+                stderr(line);
+            }
+            catch (error) {
+                process.emitWarning(error); // The app's fault: the plugin must not end of it.
+            }
+        }
     }
     /** Fail what is pending, and close every connection that had no close yet. */
     #end(code, signal) {
+        if (this.#rest)
+            this.#tell(this.#rest);
         const killer = signal ? constants.signals[signal] : 0;
         const status = code ?? 128 + killer;
         const how = killer ? `was killed by signal ${killer}` : `ended with status ${status}`;
-        const last = this.#lastError.trim();
-        this.#ended = this.#broken || `the plugin ${how}${last && `: ${last}`}`;
+        this.#ended = this.#broken || `the plugin ${how}${this.#lastWords && `: ${this.#lastWords}`}`;
         for (const { reject } of this.#pending.values())
             reject(new PluginEnded(this.#ended));
         this.#pending.clear();
@@ -220,16 +424,46 @@ export class Host {
         return status;
     }
 }
+/** Write to this process's stderr without ever waiting for whoever reads it. */
+function passOn(text) {
+    void process.stderr; // which makes a pipe non-blocking
+    try {
+        writeSync(2, text);
+    }
+    catch {
+        // Nobody reads it, now or any more. To wait, or to fail, would be worse than losing a line.
+    }
+}
+/** For requests of the host's own: their failure is told by the close event of the connection. */
+function known(error) {
+    if (!(error instanceof RequestError || error instanceof PluginEnded))
+        throw error;
+}
+function bytesOf(data) {
+    if (!ArrayBuffer.isView(data))
+        return Buffer.from(data);
+    return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+}
+function sizeOf(event) {
+    if (event.name !== "message")
+        return 0;
+    return typeof event.data === "string" ? Buffer.byteLength(event.data) : event.data.byteLength;
+}
+/** Return what the line tells, or nothing if only a later version of this host knows it. */
 function eventOf({ payload: event }) {
     switch (event.name) {
         case "open":
             return { name: "open", ...event.payload };
-        case "message":
-            return { name: "message", data: dataOf(event.payload) };
+        case "message": {
+            const data = dataOf(event.payload);
+            return data === undefined ? undefined : { name: "message", data };
+        }
         case "error":
             return { name: "error", ...event.payload };
         case "close":
             return { name: "close", ...event.payload };
+        default:
+            return undefined;
     }
 }
 function dataOf(message) {
@@ -240,5 +474,7 @@ function dataOf(message) {
             return Buffer.from(message.data, "base64");
         case "arraybuffer": // not with binaryType "base64"
             return Uint8Array.from(message.data);
+        default:
+            return undefined;
     }
 }
