@@ -195,7 +195,7 @@ def test_types_and_javascript_are_what_the_generators_make_of_their_sources(fold
         ).stdout
         == ""
     )
-    for name in ("host.js", "demo.js"):
+    for name in ("host.js", "demo.js", "scripted.js"):
         assert (copy / "js" / name).read_bytes() == (NODE / "js" / name).read_bytes()
 
 

@@ -64,22 +64,14 @@ export class WebSocket {
     }
     /** Send a message. Await this before the next: it is the back-pressure. */
     async send(data) {
-        if (data instanceof Blob || this.#before) {
-            // A Blob takes time to read: what comes behind it must not overtake it.
-            const before = this.#before;
-            const copy = ArrayBuffer.isView(data) ? bytesOf(data).slice() : data;
-            const read = Promise.all([copy instanceof Blob ? copy.arrayBuffer() : copy, before]);
-            const mine = (this.#before = read.then(() => { }, () => { }));
-            [data] = await read;
-            if (this.#before === mine)
-                this.#before = undefined;
-        }
+        // A Blob takes time to read: what comes behind it must not overtake it.
+        const bytes = data instanceof Blob || this.#before ? await this.#inTurn(data) : data;
         const { id } = this;
-        if (typeof data === "string") {
-            await this.#request("websocket-send", { id, type: "text", data });
+        if (typeof bytes === "string") {
+            await this.#request("websocket-send", { id, type: "text", data: bytes });
         }
         else {
-            const base64 = bytesOf(data).toString("base64");
+            const base64 = bytesOf(bytes).toString("base64");
             await this.#request("websocket-send", { id, type: "base64", data: base64 });
         }
     }
@@ -88,7 +80,8 @@ export class WebSocket {
      * server has timeout milliseconds to answer; with 0 the connection is cut at once.
      */
     async close(code = 1000, reason = "", timeout) {
-        await this.#before;
+        if (this.#before)
+            await this.#before;
         const payload = { id: this.id, code, reason, ...(timeout !== undefined && { timeout }) };
         await this.#request("websocket-close", payload);
     }
@@ -140,6 +133,21 @@ export class WebSocket {
         }
         this.#wake();
     }
+    async #inTurn(data) {
+        const before = this.#before;
+        const read = data instanceof Blob ? data.arrayBuffer() : data;
+        const copy = typeof read === "string" || read instanceof Promise ? read : copyOf(read);
+        const mine = Promise.all([copy, before]);
+        const settled = mine.then(() => { }, () => { });
+        this.#before = settled;
+        try {
+            return (await mine)[0];
+        }
+        finally {
+            if (this.#before === settled)
+                this.#before = undefined;
+        }
+    }
     get #length() {
         return this.#incoming.length + this.#outgoing.length;
     }
@@ -186,6 +194,7 @@ export class Host {
     #stopped;
     #broken = "";
     #ended = "";
+    #busy = true;
     #rest = "";
     #lastWords = "";
     constructor(child, options) {
@@ -237,7 +246,11 @@ export class Host {
         const late = `it has not said what it is within ${timeout} ms`;
         const timer = setTimeout(() => this.#break(late), timeout);
         try {
-            this.description = await this.describe();
+            this.description = await this.describe().catch((error) => {
+                if (!(error instanceof RequestError))
+                    throw error;
+                throw new PluginEnded(`it does not say what it is (${error.message})`);
+            });
             const { name, protocol } = this.description;
             if (name !== "wsplugin")
                 throw new PluginEnded(`it calls itself ${JSON.stringify(name)}`);
@@ -272,7 +285,7 @@ export class Host {
     }
     /** Ask for the plugin's version, actions, features and limits. */
     describe() {
-        return this.request("plugin-describe", {});
+        return this.request("plugin-describe", undefined);
     }
     /**
      * Send a request and return its response. Rejects with RequestError if the plugin refuses it,
@@ -324,30 +337,35 @@ export class Host {
     }
     /** Keep this process alive while an answer or a close is to come, as an open socket does. */
     #keepAlive() {
-        const { stdout } = this.#child;
-        const busy = this.#pending.size > 0 || this.#websockets.size > 0 || this.#stopped;
-        for (const handle of [this.#child, stdout]) {
-            busy ? handle.ref() : handle.unref();
+        const busy = this.#pending.size > 0 || this.#websockets.size > 0 || !!this.#stopped;
+        if (busy === this.#busy)
+            return;
+        this.#busy = busy;
+        for (const handle of [this.#child, this.#child.stdout]) {
+            if (busy)
+                handle.ref();
+            else
+                handle.unref();
         }
     }
     /** Read stdout to its end, always: a line is whole only when its LF has come. */
     #read(chunk) {
         if (this.#broken)
             return;
-        try {
-            let start = 0;
-            for (let lf; (lf = chunk.indexOf(10, start)) >= 0; start = lf + 1) {
-                const line = Buffer.concat([...this.#parts, chunk.subarray(start, lf)]);
-                this.#parts = [];
+        let start = 0;
+        for (let lf; (lf = chunk.indexOf(10, start)) >= 0 && !this.#broken; start = lf + 1) {
+            const line = Buffer.concat([...this.#parts, chunk.subarray(start, lf)]);
+            this.#parts = [];
+            try {
                 this.#take(JSON.parse(line.toString()));
             }
-            if (start < chunk.length)
-                this.#parts.push(chunk.subarray(start));
+            catch (error) {
+                const excerpt = line.toString("utf8", 0, 200);
+                this.#break(`the plugin wrote what is no line of its protocol: ${excerpt} (${error})`);
+            }
         }
-        catch (error) {
-            this.#parts = [];
-            this.#break(`the plugin wrote what is no line of its protocol (${error})`);
-        }
+        if (start < chunk.length)
+            this.#parts.push(chunk.subarray(start));
         this.#keepAlive();
     }
     #take(line) {
@@ -362,7 +380,8 @@ export class Host {
                 this.#websockets.delete(id);
             return;
         }
-        const pending = this.#pending.get(Number(line.id));
+        const id = line.id;
+        const pending = this.#pending.get(id);
         if (pending === undefined)
             return; // to a line that the plugin could not read: there is none
         if ("error" in line) {
@@ -379,14 +398,16 @@ export class Host {
             }
             pending.resolve(response);
         }
-        this.#pending.delete(Number(line.id));
+        this.#pending.delete(id);
     }
     /** Pass stderr on, line by line, and remember the last: it says why if the plugin fails. */
     #hear(text) {
         const lines = (this.#rest + text).split("\n");
         this.#rest = lines.pop() ?? "";
-        if (this.#rest.length > 65_536)
-            lines.push(this.#rest), (this.#rest = "");
+        if (this.#rest.length > 65_536) {
+            lines.push(this.#rest);
+            this.#rest = "";
+        }
         for (const line of lines)
             this.#tell(line);
     }
@@ -443,6 +464,9 @@ function bytesOf(data) {
     if (!ArrayBuffer.isView(data))
         return Buffer.from(data);
     return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+}
+function copyOf(data) {
+    return Uint8Array.from(bytesOf(data));
 }
 function sizeOf(event) {
     if (event.name !== "message")
