@@ -43,6 +43,8 @@ const GRACE = 5000;
 const REST = 1000;
 /** Characters that are kept of a line on stderr. */
 const WORDS = 1000;
+/** Bytes from the plugin's stderr that may wait for whoever reads this process's. */
+const BACKLOG = 1 << 20;
 
 /** What happens to a connection; the close comes once and last, even if the plugin dies. */
 export type Event =
@@ -534,13 +536,35 @@ interface Unref {
   unref(): void;
 }
 
+const unwritten: Buffer[] = [];
+let unwrittenBytes = 0;
+let retry: NodeJS.Timeout | undefined;
+
 /** Write to this process's stderr without ever waiting for whoever reads it. */
 function passOn(text: string): void {
+  if (unwrittenBytes > BACKLOG) return; // Nobody has read for long: to wait would be worse.
+  const bytes = Buffer.from(text);
+  unwritten.push(bytes);
+  unwrittenBytes += bytes.length;
+  clearTimeout(retry);
+  writeOn();
+}
+
+function writeOn(): void {
   void process.stderr; // which makes a pipe non-blocking
   try {
-    writeSync(2, text);
-  } catch {
-    // Nobody reads it, now or any more. To wait, or to fail, would be worse than losing a line.
+    for (let next; (next = unwritten[0]);) {
+      const count = writeSync(2, next);
+      unwrittenBytes -= count;
+      if (count < next.length) unwritten[0] = next.subarray(count);
+      else unwritten.shift();
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EAGAIN") {
+      retry = setTimeout(writeOn, 20).unref();
+    } else {
+      unwritten.length = unwrittenBytes = 0; // There is no stderr, or nobody reads it any more.
+    }
   }
 }
 

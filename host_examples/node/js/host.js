@@ -26,6 +26,8 @@ const GRACE = 5000;
 const REST = 1000;
 /** Characters that are kept of a line on stderr. */
 const WORDS = 1000;
+/** Bytes from the plugin's stderr that may wait for whoever reads this process's. */
+const BACKLOG = 1 << 20;
 /** The plugin has refused a request: a stable code, and words for people. */
 export class RequestError extends Error {
     name = "RequestError";
@@ -445,14 +447,38 @@ export class Host {
         return status;
     }
 }
+const unwritten = [];
+let unwrittenBytes = 0;
+let retry;
 /** Write to this process's stderr without ever waiting for whoever reads it. */
 function passOn(text) {
+    if (unwrittenBytes > BACKLOG)
+        return; // Nobody has read for long: to wait would be worse.
+    const bytes = Buffer.from(text);
+    unwritten.push(bytes);
+    unwrittenBytes += bytes.length;
+    clearTimeout(retry);
+    writeOn();
+}
+function writeOn() {
     void process.stderr; // which makes a pipe non-blocking
     try {
-        writeSync(2, text);
+        for (let next; (next = unwritten[0]);) {
+            const count = writeSync(2, next);
+            unwrittenBytes -= count;
+            if (count < next.length)
+                unwritten[0] = next.subarray(count);
+            else
+                unwritten.shift();
+        }
     }
-    catch {
-        // Nobody reads it, now or any more. To wait, or to fail, would be worse than losing a line.
+    catch (error) {
+        if (error.code === "EAGAIN") {
+            retry = setTimeout(writeOn, 20).unref();
+        }
+        else {
+            unwritten.length = unwrittenBytes = 0; // There is no stderr, or nobody reads it any more.
+        }
     }
 }
 /** For requests of the host's own: their failure is told by the close event of the connection. */
