@@ -102,10 +102,13 @@ type Response<A extends Action> = A extends "websocket-create"
 export class RequestError extends Error {
   override name = "RequestError";
   readonly code: Problem["code"];
+  /** The plugin's words, without the code. */
+  readonly errMsg: string;
 
-  constructor(problem: Problem) {
-    super(`${problem.code}: ${problem.errMsg}`);
-    this.code = problem.code;
+  constructor({ code, errMsg }: Problem) {
+    super(`${code}: ${errMsg}`);
+    this.code = code;
+    this.errMsg = errMsg;
   }
 }
 
@@ -158,7 +161,8 @@ export class WebSocket implements AsyncIterable<Event> {
    */
   async close(code = 1000, reason = "", timeout?: number): Promise<void> {
     if (this.#before) await this.#before;
-    const payload = { id: this.id, code, reason, ...(timeout !== undefined && { timeout }) };
+    const optional = { ...(reason && { reason }), ...(timeout !== undefined && { timeout }) };
+    const payload = { id: this.id, code, ...optional };
     await this.#request("websocket-close", payload);
   }
 
@@ -477,10 +481,10 @@ export class Host {
       pending.reject(new RequestError(line.error));
     } else {
       const { response } = line;
-      if (typeof response !== "object") throw new TypeError("an answer without response or error");
+      if (!response) throw new TypeError("an answer without response or error");
       if (pending.creates) {
         // Before the next line is looked at, which may be an event of this connection.
-        pending.creates.id = (response as Created).id;
+        pending.creates.id = must("string", (response as Created).id);
         this.#websockets.set(pending.creates.id, pending.creates);
       }
       pending.resolve(response);
@@ -587,18 +591,27 @@ function sizeOf(event: Event): number {
   return typeof event.data === "string" ? Buffer.byteLength(event.data) : event.data.byteLength;
 }
 
+/** Return what must be there: a plugin that leaves it out is broken, and is not believed. */
+function must<T>(type: "string" | "number" | "object", value: T): T {
+  if (typeof value !== type) throw new TypeError(`no ${type} where one must be`);
+  return value;
+}
+
 /** Return what the line tells, or nothing if only a later version of this host knows it. */
 function eventOf({ payload: event }: EventLine): Event | undefined {
   switch (event.name) {
     case "open":
+      must("object", event.payload.headers);
       return { name: "open", ...event.payload };
     case "message": {
       const data = dataOf(event.payload);
       return data === undefined ? undefined : { name: "message", data };
     }
     case "error":
+      must("string", event.payload.code);
       return { name: "error", ...event.payload };
     case "close":
+      must("number", event.payload.code);
       return { name: "close", ...event.payload };
     default:
       return undefined;
@@ -608,9 +621,9 @@ function eventOf({ payload: event }: EventLine): Event | undefined {
 function dataOf(message: MessageEvent["payload"]): string | Uint8Array | undefined {
   switch (message.type) {
     case "text":
-      return message.data;
+      return must("string", message.data);
     case "base64":
-      return Buffer.from(message.data, "base64");
+      return Buffer.from(must("string", message.data), "base64");
     case "arraybuffer": // not with binaryType "base64"
       return Uint8Array.from(message.data);
     default:

@@ -48,8 +48,9 @@ async function report(id: number, outcome: Promise<unknown>): Promise<void> {
     print({ id, outcome: "ok", ...(more instanceof Host ? {} : (more as object)) });
   } catch (error) {
     const { message } = error as Error;
-    if (error instanceof RequestError) print({ id, outcome: "refused", code: error.code, message });
-    else if (error instanceof PluginEnded) print({ id, outcome: "ended", message });
+    if (error instanceof RequestError) {
+      print({ id, outcome: "refused", code: error.code, message: error.errMsg });
+    } else if (error instanceof PluginEnded) print({ id, outcome: "ended", message });
     else print({ id, outcome: "invalid", message });
   }
 }

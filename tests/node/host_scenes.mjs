@@ -104,6 +104,18 @@ const scenes = {
     await host.stop();
   },
 
+  async half(command) {
+    const host = await Host.spawn(command, { queueLength: 10 });
+    const websocket = await host.create("ws://127.0.0.1:1/");
+    await host.request("app-background", {}); // ten messages come before the answer
+    const events = websocket[Symbol.asyncIterator]();
+    for (let index = 0; index < 10; index++) {
+      await events.next();
+      await host.describe();
+    }
+    await host.stop();
+  },
+
   async loops(command) {
     const host = await Host.spawn(command);
     const websocket = await host.create("ws://127.0.0.1:1/");

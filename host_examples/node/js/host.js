@@ -32,9 +32,12 @@ const BACKLOG = 1 << 20;
 export class RequestError extends Error {
     name = "RequestError";
     code;
-    constructor(problem) {
-        super(`${problem.code}: ${problem.errMsg}`);
-        this.code = problem.code;
+    /** The plugin's words, without the code. */
+    errMsg;
+    constructor({ code, errMsg }) {
+        super(`${code}: ${errMsg}`);
+        this.code = code;
+        this.errMsg = errMsg;
     }
 }
 /** The plugin is gone, or is none, and why: what was asked of it will not be answered. */
@@ -84,7 +87,8 @@ export class WebSocket {
     async close(code = 1000, reason = "", timeout) {
         if (this.#before)
             await this.#before;
-        const payload = { id: this.id, code, reason, ...(timeout !== undefined && { timeout }) };
+        const optional = { ...(reason && { reason }), ...(timeout !== undefined && { timeout }) };
+        const payload = { id: this.id, code, ...optional };
         await this.#request("websocket-close", payload);
     }
     /** Read no more from this server, until resume; for seconds, not minutes. */
@@ -391,11 +395,11 @@ export class Host {
         }
         else {
             const { response } = line;
-            if (typeof response !== "object")
+            if (!response)
                 throw new TypeError("an answer without response or error");
             if (pending.creates) {
                 // Before the next line is looked at, which may be an event of this connection.
-                pending.creates.id = response.id;
+                pending.creates.id = must("string", response.id);
                 this.#websockets.set(pending.creates.id, pending.creates);
             }
             pending.resolve(response);
@@ -499,18 +503,27 @@ function sizeOf(event) {
         return 0;
     return typeof event.data === "string" ? Buffer.byteLength(event.data) : event.data.byteLength;
 }
+/** Return what must be there: a plugin that leaves it out is broken, and is not believed. */
+function must(type, value) {
+    if (typeof value !== type)
+        throw new TypeError(`no ${type} where one must be`);
+    return value;
+}
 /** Return what the line tells, or nothing if only a later version of this host knows it. */
 function eventOf({ payload: event }) {
     switch (event.name) {
         case "open":
+            must("object", event.payload.headers);
             return { name: "open", ...event.payload };
         case "message": {
             const data = dataOf(event.payload);
             return data === undefined ? undefined : { name: "message", data };
         }
         case "error":
+            must("string", event.payload.code);
             return { name: "error", ...event.payload };
         case "close":
+            must("number", event.payload.code);
             return { name: "close", ...event.payload };
         default:
             return undefined;
@@ -519,9 +532,9 @@ function eventOf({ payload: event }) {
 function dataOf(message) {
     switch (message.type) {
         case "text":
-            return message.data;
+            return must("string", message.data);
         case "base64":
-            return Buffer.from(message.data, "base64");
+            return Buffer.from(must("string", message.data), "base64");
         case "arraybuffer": // not with binaryType "base64"
             return Uint8Array.from(message.data);
         default:

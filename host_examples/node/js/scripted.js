@@ -29,8 +29,9 @@ async function report(id, outcome) {
     }
     catch (error) {
         const { message } = error;
-        if (error instanceof RequestError)
-            print({ id, outcome: "refused", code: error.code, message });
+        if (error instanceof RequestError) {
+            print({ id, outcome: "refused", code: error.code, message: error.errMsg });
+        }
         else if (error instanceof PluginEnded)
             print({ id, outcome: "ended", message });
         else
