@@ -273,16 +273,17 @@ interface Pending {
 export class Host {
   /** What the plugin has said of itself at the start: version, features, limits. */
   description!: Description;
+  /** Resolves to the exit status of the plugin when it has ended, whoever has ended it. */
+  readonly ended: Promise<number>;
   readonly #child: ChildProcessWithoutNullStreams;
   readonly #options: HostOptions;
   readonly #pending = new Map<number, Pending>();
   readonly #websockets = new Map<string, WebSocket>();
-  readonly #closed: Promise<number>;
   #requests = 0;
   #parts: Buffer[] = [];
   #stopped: Promise<number> | undefined;
   #broken = "";
-  #ended = "";
+  #whyEnded = "";
   #busy = true;
   #rest = "";
   #lastWords = "";
@@ -301,7 +302,7 @@ export class Host {
       const timer = setTimeout(() => setImmediate(() => this.#hangUp()), REST);
       child.on("close", () => clearTimeout(timer));
     });
-    this.#closed = new Promise((resolve) => {
+    this.ended = new Promise((resolve) => {
       child.on("close", (code, signal) => resolve(this.#end(code, signal)));
     });
     for (const stream of [child.stdin, child.stderr]) (stream as unknown as Unref).unref();
@@ -347,7 +348,7 @@ export class Host {
       if (protocol !== 1) throw new PluginEnded(`it speaks protocol ${protocol}, this host 1`);
     } catch (error) {
       this.#break("it is no plugin for this host");
-      await this.#closed;
+      await this.ended;
       const old = /unrecognized arguments:.* --(parent-pid|exit-timeout)/.test(this.#lastWords);
       const words = old
         ? "this wsplugin is of 1.0; update it or start it without these options"
@@ -389,8 +390,8 @@ export class Host {
     { app, hostHeaders: headers }: Beside = {},
     creates?: WebSocket,
   ): Promise<Response<A>> {
-    if (this.#ended || this.#stopped) {
-      throw new PluginEnded(this.#ended || "the host has stopped the plugin");
+    if (this.#whyEnded || this.#stopped) {
+      throw new PluginEnded(this.#whyEnded || "the host has stopped the plugin");
     }
     // The id comes first: of a line that is too long the plugin reads no more than the start.
     const id = this.#requests + 1;
@@ -412,7 +413,7 @@ export class Host {
    */
   stop(grace = GRACE): Promise<number> {
     if (this.#stopped === undefined) {
-      this.#stopped = this.#closed;
+      this.#stopped = this.ended;
       this.#keepAlive();
       this.#expect(grace);
     }
@@ -523,11 +524,12 @@ export class Host {
     const killer = signal ? constants.signals[signal] : 0;
     const status = code ?? 128 + killer;
     const how = killer ? `was killed by signal ${killer}` : `ended with status ${status}`;
-    this.#ended = this.#broken || `the plugin ${how}${this.#lastWords && `: ${this.#lastWords}`}`;
-    for (const { reject } of this.#pending.values()) reject(new PluginEnded(this.#ended));
+    this.#whyEnded =
+      this.#broken || `the plugin ${how}${this.#lastWords && `: ${this.#lastWords}`}`;
+    for (const { reject } of this.#pending.values()) reject(new PluginEnded(this.#whyEnded));
     this.#pending.clear();
     for (const websocket of this.#websockets.values()) {
-      websocket.take({ name: "close", code: 1006, reason: this.#ended, cause: "failure" });
+      websocket.take({ name: "close", code: 1006, reason: this.#whyEnded, cause: "failure" });
     }
     this.#websockets.clear();
     return status;

@@ -190,16 +190,17 @@ export class WebSocket {
 export class Host {
     /** What the plugin has said of itself at the start: version, features, limits. */
     description;
+    /** Resolves to the exit status of the plugin when it has ended, whoever has ended it. */
+    ended;
     #child;
     #options;
     #pending = new Map();
     #websockets = new Map();
-    #closed;
     #requests = 0;
     #parts = [];
     #stopped;
     #broken = "";
-    #ended = "";
+    #whyEnded = "";
     #busy = true;
     #rest = "";
     #lastWords = "";
@@ -217,7 +218,7 @@ export class Host {
             const timer = setTimeout(() => setImmediate(() => this.#hangUp()), REST);
             child.on("close", () => clearTimeout(timer));
         });
-        this.#closed = new Promise((resolve) => {
+        this.ended = new Promise((resolve) => {
             child.on("close", (code, signal) => resolve(this.#end(code, signal)));
         });
         for (const stream of [child.stdin, child.stderr])
@@ -265,7 +266,7 @@ export class Host {
         }
         catch (error) {
             this.#break("it is no plugin for this host");
-            await this.#closed;
+            await this.ended;
             const old = /unrecognized arguments:.* --(parent-pid|exit-timeout)/.test(this.#lastWords);
             const words = old
                 ? "this wsplugin is of 1.0; update it or start it without these options"
@@ -299,8 +300,8 @@ export class Host {
      * written down.
      */
     async request(action, payload, { app, hostHeaders: headers } = {}, creates) {
-        if (this.#ended || this.#stopped) {
-            throw new PluginEnded(this.#ended || "the host has stopped the plugin");
+        if (this.#whyEnded || this.#stopped) {
+            throw new PluginEnded(this.#whyEnded || "the host has stopped the plugin");
         }
         // The id comes first: of a line that is too long the plugin reads no more than the start.
         const id = this.#requests + 1;
@@ -321,7 +322,7 @@ export class Host {
      */
     stop(grace = GRACE) {
         if (this.#stopped === undefined) {
-            this.#stopped = this.#closed;
+            this.#stopped = this.ended;
             this.#keepAlive();
             this.#expect(grace);
         }
@@ -440,12 +441,13 @@ export class Host {
         const killer = signal ? constants.signals[signal] : 0;
         const status = code ?? 128 + killer;
         const how = killer ? `was killed by signal ${killer}` : `ended with status ${status}`;
-        this.#ended = this.#broken || `the plugin ${how}${this.#lastWords && `: ${this.#lastWords}`}`;
+        this.#whyEnded =
+            this.#broken || `the plugin ${how}${this.#lastWords && `: ${this.#lastWords}`}`;
         for (const { reject } of this.#pending.values())
-            reject(new PluginEnded(this.#ended));
+            reject(new PluginEnded(this.#whyEnded));
         this.#pending.clear();
         for (const websocket of this.#websockets.values()) {
-            websocket.take({ name: "close", code: 1006, reason: this.#ended, cause: "failure" });
+            websocket.take({ name: "close", code: 1006, reason: this.#whyEnded, cause: "failure" });
         }
         this.#websockets.clear();
         return status;
