@@ -144,15 +144,26 @@ export class WebSocket implements AsyncIterable<Event> {
 
   /** Send a message. Await this before the next: it is the back-pressure. */
   async send(data: Data): Promise<void> {
-    // A Blob takes time to read: what comes behind it must not overtake it.
-    const bytes = data instanceof Blob || this.#before ? await this.#inTurn(data) : data;
-    const { id } = this;
-    if (typeof bytes === "string") {
-      await this.#request("websocket-send", { id, type: "text", data: bytes });
+    let sending: Promise<unknown>;
+    if (data instanceof Blob || this.#before) {
+      // A Blob takes time to read: what comes behind it must not overtake it.
+      const before = this.#before;
+      let done = (): void => {};
+      const mine = new Promise<void>((resolve) => (done = resolve));
+      this.#before = mine;
+      try {
+        const bytes = data instanceof Blob ? await data.arrayBuffer() : copyOf(data);
+        await before;
+        sending = this.#write(bytes);
+      } finally {
+        await before; // of one that has failed, too: it must not let others pass
+        done();
+        if (this.#before === mine) this.#before = undefined;
+      }
     } else {
-      const base64 = bytesOf(bytes).toString("base64");
-      await this.#request("websocket-send", { id, type: "base64", data: base64 });
+      sending = this.#write(data);
     }
+    await sending;
   }
 
   /**
@@ -211,21 +222,13 @@ export class WebSocket implements AsyncIterable<Event> {
     this.#wake();
   }
 
-  async #inTurn(data: Data): Promise<Exclude<Data, Blob>> {
-    const before = this.#before;
-    const read = data instanceof Blob ? data.arrayBuffer() : data;
-    const copy = typeof read === "string" || read instanceof Promise ? read : copyOf(read);
-    const mine = Promise.all([copy, before]);
-    const settled = mine.then(
-      () => {},
-      () => {}, // told by mine
-    );
-    this.#before = settled;
-    try {
-      return (await mine)[0];
-    } finally {
-      if (this.#before === settled) this.#before = undefined;
+  #write(data: Exclude<Data, Blob>): Promise<unknown> {
+    const { id } = this;
+    if (typeof data === "string") {
+      return this.#request("websocket-send", { id, type: "text", data });
     }
+    const base64 = bytesOf(data).toString("base64");
+    return this.#request("websocket-send", { id, type: "base64", data: base64 });
   }
 
   get #length(): number {
@@ -584,8 +587,8 @@ function bytesOf(data: ArrayBuffer | SharedArrayBuffer | ArrayBufferView): Buffe
   return Buffer.from(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
 }
 
-function copyOf(data: ArrayBuffer | SharedArrayBuffer | ArrayBufferView): Uint8Array {
-  return Uint8Array.from(bytesOf(data));
+function copyOf(data: Exclude<Data, Blob>): Exclude<Data, Blob> {
+  return typeof data === "string" ? data : Uint8Array.from(bytesOf(data));
 }
 
 function sizeOf(event: Event): number {

@@ -223,7 +223,7 @@ export class WebSocket extends EventTarget {
   }
 
   /** Start the closing handshake, or give up the opening one. */
-  close(code?: number, reason?: string): void {
+  close(code: number | undefined = undefined, reason: string | undefined = undefined): void {
     if (code !== undefined) {
       code = Math.round(Math.min(Math.max(Number(code) || 0, 0), 65535));
       if (code !== 1000 && !(code >= 3000 && code <= 4999)) {

@@ -156,14 +156,18 @@ const scenes = {
     const stderr = { take, fail }[kind] ?? kind;
     const host = await Host.spawn(command, { stderr });
     print(...(await outcome(host.background())));
-    print(await host.stop(), lines.map((line) => [line.length, line.slice(0, 20)]));
+    print(
+      await host.stop(),
+      lines.map((line) => [line.length, line.slice(0, 20)]),
+    );
   },
 
   async idle(command, ...steps) {
     const host = await Host.spawn(command);
     for (const step of steps) {
       if (step === "call") host.background().then(() => print("answered"));
-      else if (step === "unencodable") print(...(await outcome(host.create("ws://a", { app: 1n }))));
+      else if (step === "unencodable")
+        print(...(await outcome(host.create("ws://a", { app: 1n }))));
       else if (step === "surrogate") print(...(await outcome(host.create("ws://\ud83d"))));
       else {
         const websocket = await host.create(step);

@@ -69,16 +69,29 @@ export class WebSocket {
     }
     /** Send a message. Await this before the next: it is the back-pressure. */
     async send(data) {
-        // A Blob takes time to read: what comes behind it must not overtake it.
-        const bytes = data instanceof Blob || this.#before ? await this.#inTurn(data) : data;
-        const { id } = this;
-        if (typeof bytes === "string") {
-            await this.#request("websocket-send", { id, type: "text", data: bytes });
+        let sending;
+        if (data instanceof Blob || this.#before) {
+            // A Blob takes time to read: what comes behind it must not overtake it.
+            const before = this.#before;
+            let done = () => { };
+            const mine = new Promise((resolve) => (done = resolve));
+            this.#before = mine;
+            try {
+                const bytes = data instanceof Blob ? await data.arrayBuffer() : copyOf(data);
+                await before;
+                sending = this.#write(bytes);
+            }
+            finally {
+                await before; // of one that has failed, too: it must not let others pass
+                done();
+                if (this.#before === mine)
+                    this.#before = undefined;
+            }
         }
         else {
-            const base64 = bytesOf(bytes).toString("base64");
-            await this.#request("websocket-send", { id, type: "base64", data: base64 });
+            sending = this.#write(data);
         }
+        await sending;
     }
     /**
      * Start the closing handshake; the close event tells its end. A code of 1005 sends none. The
@@ -139,20 +152,13 @@ export class WebSocket {
         }
         this.#wake();
     }
-    async #inTurn(data) {
-        const before = this.#before;
-        const read = data instanceof Blob ? data.arrayBuffer() : data;
-        const copy = typeof read === "string" || read instanceof Promise ? read : copyOf(read);
-        const mine = Promise.all([copy, before]);
-        const settled = mine.then(() => { }, () => { });
-        this.#before = settled;
-        try {
-            return (await mine)[0];
+    #write(data) {
+        const { id } = this;
+        if (typeof data === "string") {
+            return this.#request("websocket-send", { id, type: "text", data });
         }
-        finally {
-            if (this.#before === settled)
-                this.#before = undefined;
-        }
+        const base64 = bytesOf(data).toString("base64");
+        return this.#request("websocket-send", { id, type: "base64", data: base64 });
     }
     get #length() {
         return this.#incoming.length + this.#outgoing.length;
@@ -498,7 +504,7 @@ function bytesOf(data) {
     return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
 }
 function copyOf(data) {
-    return Uint8Array.from(bytesOf(data));
+    return typeof data === "string" ? data : Uint8Array.from(bytesOf(data));
 }
 function sizeOf(event) {
     if (event.name !== "message")
