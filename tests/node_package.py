@@ -20,6 +20,12 @@ from harness import TIMEOUT
 PROGRAMS = Path(__file__).parent / "node"
 SOURCES = EXAMPLES / "node"
 
+# One path, as the package wants it; it tells its process id where a test asks for it.
+PLUGIN = """#!/bin/sh
+[ -z "$PIDFILE" ] || echo $$ >"$PIDFILE"
+exec "{python}" -m wsplugin $MORE "$@"
+"""
+
 
 def run(folder: Path, *command: str) -> str:
     """Run a command that must succeed; return its stdout."""
@@ -71,7 +77,7 @@ def pack(folder: Path) -> Path:
     shutil.copytree(SOURCES, copy, ignore=ignored)
     (copy / "node_modules").symlink_to(packages())
     (packed,) = json.loads(run(copy, "npm", "pack", "--json", "--foreground-scripts=false"))
-    tarball = copy / packed["filename"]
+    tarball = copy / str(packed["filename"])
     assert tarball.exists()
     return tarball
 
@@ -98,17 +104,17 @@ class App:
         for program in PROGRAMS.glob("*.mjs"):
             shutil.copy(program, self.folder)
         self.plugin = folder / "wsplugin"
-        self.plugin.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m wsplugin "$@"\n')
+        self.plugin.write_text(PLUGIN.format(python=sys.executable))
         self.plugin.chmod(0o755)
 
     def start(self, program: str, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
-        """Start a program of the tests, or one that is given with -e."""
-        variables = popen.pop("variables", {"WSPLUGIN": str(self.plugin)})
-        rest = {name: value for name, value in os.environ.items() if name != "WSPLUGIN"}
+        """Start a program of the tests; `variables` are put into its environment."""
+        variables = {"WSPLUGIN": str(self.plugin), **popen.pop("variables", {})}
+        rest = {name: value for name, value in os.environ.items() if name not in variables}
         return subprocess.Popen(
             ["node", program, *arguments],
             cwd=self.folder,
-            env=rest | variables,
+            env=rest | {name: value for name, value in variables.items() if value},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -125,9 +131,3 @@ class App:
                 process.kill()
         assert process.returncode == 0, stdout + stderr
         return stdout
-
-
-@functools.cache
-def app(folder: Path) -> App:
-    """Return the app, made once in a test run's process."""
-    return App(folder)

@@ -71,6 +71,7 @@ def test_the_cases_that_differ_are_as_the_standard_says(
     failed = [["error", 3], ["close", 3, 1006, "", False]]
     sent = ["nothing", len("before") + len("behind")]
     assert ours["constructor: user and password"] == [True, "Basic dXMgZXI6cGFzcw=="]
+    assert ours["attributes: binaryType of Node"] == ["nodebuffer", "Buffer"]
     assert ours["end: a message of 17 MiB"] == [["open", 1], ["error", 3], ["close", 3]]
     assert ours["attributes: binaryType"] == ["blob", *["arraybuffer"] * 3, *["blob"] * 3]
     assert ours["send: a view of shared memory"] == "TypeError"

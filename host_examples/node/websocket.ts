@@ -61,8 +61,9 @@ export interface WebSocketEventMap {
 type Name = keyof WebSocketEventMap;
 type Handler<N extends Name> = ((this: WebSocket, event: WebSocketEventMap[N]) => any) | null;
 
-/** What `binaryType` may be. */
-export type BinaryType = "blob" | "arraybuffer";
+/** What `binaryType` may be; "nodebuffer", for a Buffer, is what clients written for Node ask for. */
+export type BinaryType = "blob" | "arraybuffer" | "nodebuffer";
+const BINARY_TYPES: readonly unknown[] = ["blob", "arraybuffer", "nodebuffer"];
 
 /** The third argument of the constructor: what the plugin offers beyond the standard. */
 export type WebSocketOptions = Omit<Options, "protocols">;
@@ -180,7 +181,7 @@ export class WebSocket extends EventTarget {
   }
 
   set binaryType(value: BinaryType) {
-    if (value === "blob" || value === "arraybuffer") this.#binaryType = value;
+    if (BINARY_TYPES.includes(value)) this.#binaryType = value;
   }
 
   get onopen(): Handler<"open"> {
@@ -322,10 +323,10 @@ export class WebSocket extends EventTarget {
     }
   }
 
-  #dataOf(data: string | Uint8Array): string | ArrayBuffer | Blob {
+  #dataOf(data: string | Uint8Array): string | ArrayBuffer | Blob | Buffer {
     if (typeof data === "string") return data;
     if (this.#binaryType === "blob") return new Blob([data as Uint8Array<ArrayBuffer>]);
-    return Uint8Array.from(data).buffer;
+    return this.#binaryType === "nodebuffer" ? Buffer.from(data) : Uint8Array.from(data).buffer;
   }
 
   /** Send what waits, in order, as long as little of it is on its way to the plugin. */

@@ -61,8 +61,8 @@ export class RawServer {
         data = data.subarray(end + 4);
         const path = new URL(line.split(" ")[1], this.url);
         for (const field of fields) {
-          const [name, value] = field.split(/: */);
-          seen.headers[name.toLowerCase()] = value;
+          const colon = field.indexOf(":");
+          seen.headers[field.slice(0, colon).toLowerCase()] = field.slice(colon + 1).trim();
         }
         seen.id = path.searchParams.get("id");
         this.seen.set(seen.id, seen);

@@ -226,11 +226,18 @@ const cases = {
   "attributes: binaryType": () =>
     attribute((ws) => {
       const got = [ws.binaryType];
-      for (const value of ["arraybuffer", "nodebuffer", null, "blob", "", "ArrayBuffer"]) {
+      for (const value of ["arraybuffer", "x", null, "blob", "", "ArrayBuffer"]) {
         ws.binaryType = value;
         got.push(ws.binaryType);
       }
       return got;
+    }),
+  "attributes: binaryType of Node": () =>
+    attribute(async (ws) => {
+      ws.binaryType = "nodebuffer";
+      ws.send(Uint8Array.of(1));
+      const { data } = await new Promise((resolve) => (ws.onmessage = resolve));
+      return [ws.binaryType, data.constructor.name];
     }),
   "attributes: an EventTarget": () =>
     attribute((ws) => [ws instanceof EventTarget, ws instanceof WebSocket]),
