@@ -1,7 +1,6 @@
 """The npm package of host_examples/node, and the packages that its tests need beside it."""
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -45,8 +44,8 @@ def packages() -> Path:
     """
     installed = PROGRAMS / "node_modules" / ".package-lock.json"
     lock = PROGRAMS / "package-lock.json"
-    if not shutil.which("npm"):
-        pytest.skip("not on this machine: npm")
+    if not shutil.which("npm") or run(PROGRAMS, "node", "--version") < "v20":
+        pytest.skip("not on this machine: npm and Node 20, which the tests' packages want")
     with _one_at_a_time():
         if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
             command = ["npm", "ci", "--ignore-scripts", "--no-fund", "--no-audit"]
@@ -63,6 +62,8 @@ def packages() -> Path:
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Keep the other processes of a test run from installing the same meanwhile."""
+    import fcntl
+
     build = PROGRAMS / "build"
     build.mkdir(exist_ok=True)
     with (build / "lock").open("w") as file:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from harness import TEXT, TIMEOUT, Listener, close_frame, echo_server, frame
-from node_package import App, packages, run
+from node_package import SOURCES, App, packages, run
+
+ROOT = Path(__file__).parent.parent
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,9 +50,12 @@ def test_import_and_require_give_the_same_classes(app: App) -> None:
 def test_the_tarball_has_what_is_needed_and_no_more(app: App) -> None:
     with tarfile.open(app.tarball) as tar:
         names = sorted(name.removeprefix("package/") for name in tar.getnames())
-        manifest = json.load(tar.extractfile("package/package.json") or pytest.fail("none"))
+        files = {name: tar.extractfile(f"package/{name}") for name in ("package.json", "LICENSE")}
+        texts = {name: file.read() for name, file in files.items() if file}
+    manifest = json.loads(texts["package.json"])
+    assert texts["LICENSE"] == (ROOT / "LICENSE").read_bytes()
     assert all(
-        re.match(r"(package\.json|README\.md|dist/[a-z-]+\.(d\.m?ts|m?js|json))$", name)
+        re.match(r"(package\.json|README\.md|LICENSE|dist/[a-z-]+\.(d\.m?ts|m?js|json))$", name)
         for name in names
     ), names
     assert "dependencies" not in manifest
@@ -442,3 +448,31 @@ def test_a_listener_that_throws_is_told_and_stops_nothing(app: App) -> None:
         ["task", "Close", {"code": 1000, "reason": ""}],
     ]
     assert faults == [["success", "complete", "open", "message"]]
+
+
+# --- the example ------------------------------------------------------------------------------
+
+
+def test_an_app_stays_connected_beyond_servers_and_plugins(app: App, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    example = str(SOURCES / "js" / "reconnect.js")
+    with Listener() as server:
+        process = app.start(example, server.url, str(app.plugin), variables={"PIDFILE": str(pid)})
+        with process:
+            try:
+                for end in ("close", "cut", "death", "none"):
+                    with server.accept() as peer:
+                        peer.handshake()
+                        assert peer.read_frame()[1] == b"here I am again"
+                        match end:
+                            case "close":
+                                peer.send(close_frame(1001))
+                                peer.expect_close()
+                            case "cut":
+                                peer.reset()
+                            case "death":
+                                os.kill(int(pid.read_text()), signal.SIGKILL)
+                            case "none":
+                                assert process.poll() is None
+            finally:
+                process.kill()
