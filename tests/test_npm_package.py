@@ -203,7 +203,7 @@ def test_a_killed_plugin_is_started_again(app: App, tmp_path: Path) -> None:
         *killed, opened, pong, cut = play(
             app, "package_scenes.mjs", "killed", server.url, PIDFILE=str(tmp_path / "pid")
         )
-    assert killed == [["the plugin was killed by signal 9", 1006, False]] * 2
+    assert killed == [["the plugin was killed by signal 9", 1006, False]] * 3
     assert [opened, pong] == [["open"], [True]]
     assert cut == ["terminated", 1006, False]
 

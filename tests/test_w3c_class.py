@@ -1,5 +1,6 @@
 """The class `WebSocket` of the npm package, case by case beside undici's."""
 
+import base64
 import json
 import os
 import shutil
@@ -71,6 +72,8 @@ def test_the_cases_that_differ_are_as_the_standard_says(
     failed = [["error", 3], ["close", 3, 1006, "", False]]
     sent = ["nothing", len("before") + len("behind")]
     assert ours["constructor: user and password"] == [True, "Basic dXMgZXI6cGFzcw=="]
+    octets = ours["constructor: user and password that decode to no text"]
+    assert octets == "Basic " + base64.b64encode(b"%zz\xff:%").decode()
     assert ours["attributes: binaryType of Node"] == ["nodebuffer", "Buffer"]
     assert ours["end: a message of 17 MiB"] == [["open", 1], ["error", 3], ["close", 3]]
     assert ours["attributes: binaryType"] == ["blob", *["arraybuffer"] * 3, *["blob"] * 3]

@@ -105,8 +105,7 @@ export class Supervisor {
   }
 
   #restart(): void {
-    if (this.#stopped) return;
     this.#current = this.#run();
-    this.#current.catch(() => {}); // Whoever creates is told.
+    this.#current.catch(() => {}); // Whoever creates is told. After a stop, nobody does.
   }
 }

@@ -146,9 +146,8 @@ export class WebSocket extends EventTarget {
     if (parsed.username || parsed.password) {
       // The plugin takes credentials in a header alone, where they come from a URL as well.
       const named = Object.keys(headers).some((name) => name.toLowerCase() === "authorization");
-      const credentials = `${decodeURIComponent(parsed.username)}:${decodeURIComponent(parsed.password)}`;
-      const basic = `Basic ${Buffer.from(credentials).toString("base64")}`;
-      if (!named) headers["Authorization"] = basic;
+      const credentials = percentDecoded(`${parsed.username}:${parsed.password}`);
+      if (!named) headers["Authorization"] = `Basic ${credentials.toString("base64")}`;
       parsed.username = parsed.password = "";
     }
     this.#connected = this.#connect(parsed.href, { ...options, headers });
@@ -439,6 +438,14 @@ function parse(text: string): URL {
     throw new DOMException("the URL of a WebSocket has no fragment", "SyntaxError");
   }
   return url;
+}
+
+/** What stands in a URL, and a percent sign in it that means nothing, is no error. */
+function percentDecoded(text: string): Buffer {
+  const decoded = text.replace(/%[0-9a-f]{2}/gi, (octet) =>
+    String.fromCharCode(Number.parseInt(octet.slice(1), 16)),
+  );
+  return Buffer.from(decoded, "latin1");
 }
 
 function parseProtocols(protocols: unknown): string[] {

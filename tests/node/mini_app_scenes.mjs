@@ -18,6 +18,13 @@ const callbacks = (name) => ({
   complete: ({ errMsg }) => print(name, "complete", errMsg),
 });
 
+/** Make a call whose callbacks are printed, and wait until it is complete. */
+const settled = (name, call) =>
+  new Promise((resolve) => {
+    const own = callbacks(name);
+    call({ ...own, complete: (result) => (own.complete(result), resolve()) });
+  });
+
 /** Print each event under a name, and return a promise of each. */
 function listen(task, name) {
   const told = {};
@@ -58,14 +65,12 @@ const scenes = {
     bytes.fill(0);
     const { data } = await binary;
     print(data.constructor.name, [...new Uint8Array(data)]);
-    task.send({ data: 5, ...callbacks("number") });
-    task.close({ code: 1, ...callbacks("wrong code") });
-    await sleep(50);
+    await settled("number", (more) => task.send({ data: 5, ...more }));
+    await settled("wrong code", (more) => task.close({ code: 1, ...more }));
     task.close({ code: 3000, reason: "done", ...callbacks("close") });
     await Close;
     print(task.readyState);
-    task.send({ data: "late", ...callbacks("late") });
-    await sleep(50);
+    await settled("late", (more) => task.send({ data: "late", ...more }));
   },
 
   // Five at a time, of each app; a closed one makes room.
@@ -96,8 +101,7 @@ const scenes = {
     await listen(task, "task").Error;
     const refusing = connectSocket({ url: place("/http") + "&status=403", ...callbacks("403") });
     await listen(refusing, "403").Close;
-    task.close(callbacks("close"));
-    await sleep(50);
+    await settled("close", (more) => task.close(more));
   },
 
   // The plugin of this scene has room for fewer than the facade.
@@ -141,7 +145,9 @@ const scenes = {
     await server.ended(`${count}`);
     app.connectSocket({ url: place(), ...callbacks("after") });
     task.send({ data: "x", ...callbacks("send") });
-    await sleep(50);
+    // What takes longer than a call would have shown it.
+    const other = listen(connectSocket({ url: place() }));
+    await other.Open;
     print(task.readyState);
   },
 

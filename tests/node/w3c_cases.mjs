@@ -160,6 +160,13 @@ const cases = {
     await record(ws).closed;
     return [ws.url.includes("us%20er:pass@"), server.seen.get(id).headers.authorization ?? null];
   },
+  "constructor: user and password that decode to no text": async () => {
+    const [url, id] = place("/echo");
+    const ws = new WebSocket(url.replace("//", "//%zz%ff:%@"));
+    ws.addEventListener("open", () => ws.close());
+    await record(ws).closed;
+    return server.seen.get(id).headers.authorization ?? null;
+  },
   "protocols: a string": () => offered("chat", { protocol: "chat" }),
   "protocols: a list": () => offered(["a", "b"], { protocol: "b" }),
   "protocols: an empty list": () => offered([]),
@@ -277,12 +284,17 @@ const cases = {
     attribute((ws) => thrown(() => ws.send(new Uint8Array(new SharedArrayBuffer(2))))),
   "send: the buffer is changed afterwards": () =>
     talk(async (ws) => {
+      let rest = 3;
+      const back = new Promise((resolve) =>
+        ws.addEventListener("message", () => --rest || resolve()),
+      );
       const bytes = Uint8Array.of(1, 2, 3);
       ws.send(new Blob(["before"]));
       ws.send(bytes);
       ws.send(bytes.buffer);
       bytes.fill(9);
-      await later();
+
+      await back;
       ws.close();
     }),
   "send: while closing": () =>
@@ -324,7 +336,7 @@ const cases = {
     attribute(async (ws) => {
       for (let index = 0; index < 100; index++) ws.send("x".repeat(10_000));
       const all = ws.bufferedAmount;
-      await later();
+      while (ws.bufferedAmount > 0) await later(20);
       return [all, ws.bufferedAmount];
     }),
   "bufferedAmount: stays within a task": () =>
@@ -561,10 +573,13 @@ const cases = {
     const removed = () => got.push("removed");
     ws.addEventListener("message", removed);
     ws.removeEventListener("message", removed);
+    const last = new Promise((resolve) => {
+      ws.addEventListener("message", ({ data }) => data === "2" && resolve());
+    });
     await opened(ws);
     ws.send("1");
     ws.send("2");
-    await later();
+    await last;
     ws.close();
     await record(ws).closed;
     return got;

@@ -96,9 +96,7 @@ export class Supervisor {
         this.#starts.push(this.#clock.now());
     }
     #restart() {
-        if (this.#stopped)
-            return;
         this.#current = this.#run();
-        this.#current.catch(() => { }); // Whoever creates is told.
+        this.#current.catch(() => { }); // Whoever creates is told. After a stop, nobody does.
     }
 }
