@@ -1,0 +1,3 @@
+module wsplugin
+
+go 1.23
