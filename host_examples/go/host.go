@@ -31,6 +31,7 @@ package wsplugin
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -40,26 +41,23 @@ import (
 	"iter"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode/utf8"
 )
 
 const (
-	protocol     = 1
-	startTimeout = 5 * time.Second
 	// What a plugin has that was told to end, before it is killed.
 	grace = 5 * time.Second
 	// How long the rest of the output is waited for after the process has ended. Another process
 	// may have inherited the pipe and hold it open for ever.
-	restOfOutput  = time.Second
-	queueBytes    = 1 << 20
-	queueMessages = 1024
-	chunk         = 64 << 10
+	restOfOutput = time.Second
+	chunk        = 64 << 10
 )
 
 // Event is what happens to a connection: [Open], [Message], [Error] or [Close].
@@ -70,7 +68,7 @@ type Open struct {
 	Headers    map[string]string  // of the HTTP response, names in lower case
 	Protocol   string             // the subprotocol that the server has chosen, or ""
 	Extensions string             // as negotiated, or ""
-	Profile    map[string]float64 // the times of the opening, in ms; empty before wsplugin 1.1
+	Profile    map[string]float64 // the times of the opening, in ms; nil before wsplugin 1.1
 }
 
 // Message is a message from the server.
@@ -81,17 +79,17 @@ type Message struct {
 
 // Error says that the connection has failed; its Close comes next.
 type Error struct {
-	Code    string            `json:"code"`
-	Message string            `json:"errMsg"`
-	Status  int               `json:"status"`  // of the HTTP response that was none of a WebSocket, or 0
-	Headers map[string]string `json:"headers"` // of that response, or nil
+	Code    string
+	Message string
+	Status  int               // of the HTTP response that was none of a WebSocket, or 0
+	Headers map[string]string // of that response, or nil
 }
 
 // Close says that the connection has ended: the last event of each, even if the plugin dies.
 type Close struct {
-	Code   int    `json:"code"`
-	Reason string `json:"reason"`
-	Cause  string `json:"cause"` // "host", "server", "limit", "background", "shutdown" or "failure"
+	Code   int
+	Reason string
+	Cause  string // "host", "server", "limit", "background", "shutdown" or "failure"
 }
 
 func (Open) isEvent()    {}
@@ -101,7 +99,7 @@ func (Close) isEvent()   {}
 
 // RequestError says that the plugin has refused a request: a stable code, and words for people.
 type RequestError struct {
-	Code    string `json:"code"`
+	Code    string
 	Message string `json:"errMsg"`
 }
 
@@ -112,7 +110,7 @@ func (e *RequestError) Error() string { return e.Code + ": " + e.Message }
 type PluginEnded struct {
 	Reason string
 	cause  error
-	// The request was not even written, so it can be made again of another plugin.
+	// The request has not even been written: it can be made of another plugin.
 	unsent bool
 }
 
@@ -141,40 +139,16 @@ type Options struct {
 	QueueBytes, QueueMessages int
 }
 
-func (o Options) withDefaults() Options {
-	if len(o.Command) == 0 {
-		o.Command = []string{"wsplugin"}
-	}
-	if o.Stderr == nil {
-		o.Stderr = processStderr()
-	}
-	if o.StartTimeout == 0 {
-		o.StartTimeout = startTimeout
-	}
-	if o.QueueBytes == 0 {
-		o.QueueBytes = queueBytes
-	}
-	if o.QueueMessages == 0 {
-		o.QueueMessages = queueMessages
-	}
-	return o
-}
-
 // commandLine returns the command with what is appended to it.
 func (o Options) commandLine() []string {
 	command := slices.Clone(o.Command)
-	if o.CommandAsIs {
-		return command
+	if len(command) == 0 {
+		command = []string{"wsplugin"}
 	}
-	for _, option := range [][2]string{
-		{"--parent-pid", strconv.Itoa(os.Getpid())},
-		{"--exit-timeout", "1.5"},
-	} {
-		named := func(arg string) bool {
-			return arg == option[0] || strings.HasPrefix(arg, option[0]+"=")
-		}
-		if !slices.ContainsFunc(o.Command, named) {
-			command = append(command, option[0], option[1])
+	for _, option := range [][]string{{"--parent-pid", strconv.Itoa(os.Getpid())}, {"--exit-timeout", "1.5"}} {
+		named := func(arg string) bool { return arg == option[0] || strings.HasPrefix(arg, option[0]+"=") }
+		if !o.CommandAsIs && !slices.ContainsFunc(o.Command, named) {
+			command = append(command, option...)
 		}
 	}
 	return command
@@ -182,46 +156,39 @@ func (o Options) commandLine() []string {
 
 // Description is what the plugin says of itself.
 type Description struct {
-	Name     string             `json:"name"`
-	Version  string             `json:"version"`
-	Protocol int                `json:"protocol"`
-	Actions  []string           `json:"actions"`
-	Features []string           `json:"features"`
-	Limits   map[string]float64 `json:"limits"` // in bytes, ms, and connections
+	Name, Version     string
+	Protocol          int
+	Actions, Features []string
+	Limits            map[string]float64 // in bytes, ms, and connections
 }
 
 // Host runs the plugin as a child process.
 type Host struct {
 	options     Options
-	command     []string
 	process     *exec.Cmd
+	stdin       io.WriteCloser
 	description Description
-	outputEnd   chan struct{} // closed when stdout has been read to its end
-	stderrEnd   chan struct{}
-	ended       chan struct{} // closed when the plugin is gone and everybody knows
+	ids         atomic.Int64
+	readers     sync.WaitGroup // of stdout and stderr
+	breach      string         // why stdout is no longer read
+	lastError   string         // the last line of stderr
+	status      int            // of the process
+	ended       chan struct{}  // closed when the plugin is gone and everybody knows
 
 	mu         sync.Mutex
-	written    *sync.Cond // lines or inputOver have changed
-	lines      [][]byte   // on their way to the plugin
+	lines      [][]byte // on their way to the plugin
+	writing    bool     // somebody writes them
 	inputOver  bool
-	ids        int64
 	pending    map[int64]*call
 	websockets map[string]*WebSocket
-	stopping   bool
-	breach     string // why the plugin's output was no longer read
-	lastError  string // the last line of stderr
-	status     int
-	err        *PluginEnded
+	err        error // why no request is taken any more: a *PluginEnded
 }
 
-// call is a request without an answer.
+// call is a request.
 type call struct {
-	done      chan answer // with room for the one answer
-	creates   *WebSocket
-	abandoned bool // whoever asked has gone
-}
-
-type answer struct {
+	creates  *WebSocket
+	finished atomic.Bool
+	done     chan struct{} // closed when there is one of these:
 	response json.RawMessage
 	err      error
 }
@@ -231,7 +198,7 @@ type answer struct {
 type request struct {
 	ID      int64             `json:"id"`
 	Action  string            `json:"action"`
-	App     *string           `json:"app,omitempty"`
+	App     any               `json:"app,omitempty"`
 	Headers map[string]string `json:"headers,omitempty"`
 	Payload any               `json:"payload,omitempty"`
 }
@@ -239,170 +206,126 @@ type request struct {
 // Start runs the plugin and asks what it is. The context is that of the start alone; afterwards
 // the plugin runs until [Host.Stop]. The error is a [*PluginEnded], and no process is left then.
 func Start(ctx context.Context, options Options) (*Host, error) {
-	options = options.withDefaults()
+	options.QueueBytes = cmp.Or(options.QueueBytes, 1<<20)
+	options.QueueMessages = cmp.Or(options.QueueMessages, 1024)
+	options.StartTimeout = cmp.Or(options.StartTimeout, 5*time.Second)
+	options.Stderr = cmp.Or(options.Stderr, processStderr())
+	command := options.commandLine()
 	h := &Host{
 		options:    options,
-		command:    options.commandLine(),
-		outputEnd:  make(chan struct{}),
-		stderrEnd:  make(chan struct{}),
+		process:    exec.Command(command[0], command[1:]...),
 		ended:      make(chan struct{}),
 		pending:    map[int64]*call{},
 		websockets: map[string]*WebSocket{},
 	}
-	h.written = sync.NewCond(&h.mu)
-	if err := h.spawn(); err != nil {
-		return nil, h.failedStart("the plugin cannot be started: "+err.Error(), err)
-	}
 	limit, cancel := context.WithTimeout(ctx, options.StartTimeout)
 	defer cancel()
-	if err := h.describe(limit); err != nil {
+	err := h.spawn()
+	if err == nil {
+		if err = h.describe(limit); err == nil {
+			return h, nil
+		}
 		h.kill()
 		<-h.ended
-		return nil, h.failedStart(h.whyNoStart(ctx, limit, err), err)
 	}
-	return h, nil
+	words := err.Error()
+	if errors.Is(err, context.DeadlineExceeded) {
+		words = fmt.Sprintf("the plugin has not described itself within %v", options.StartTimeout)
+	} else if h.status == 2 && unknownOption.MatchString(h.lastError) {
+		words += "; this wsplugin is of 1.0; update it or start it without these options"
+	}
+	words = fmt.Sprintf("%s (command: %s)", words, strings.Join(command, " "))
+	return nil, &PluginEnded{Reason: words, cause: err, unsent: true}
 }
 
+var unknownOption = regexp.MustCompile("unrecognized arguments:.* --(parent-pid|exit-timeout)")
+
 func (h *Host) spawn() error {
-	h.process = exec.Command(h.command[0], h.command[1:]...)
-	stdin, err := h.process.StdinPipe()
-	if err != nil {
+	var errs [4]error
+	var stdout, stderr io.ReadCloser
+	h.stdin, errs[0] = h.process.StdinPipe()
+	stdout, errs[1] = h.process.StdoutPipe()
+	stderr, errs[2] = h.process.StderrPipe()
+	errs[3] = h.process.Start()
+	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
-	// Not StdoutPipe: Wait would close it before everything has been read.
-	stdout, stdoutWriter, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer stdoutWriter.Close()
-	stderr, stderrWriter, err := os.Pipe()
-	if err != nil {
-		stdout.Close()
-		return err
-	}
-	defer stderrWriter.Close()
-	h.process.Stdout, h.process.Stderr = stdoutWriter, stderrWriter
-	if err := h.process.Start(); err != nil {
-		stdout.Close()
-		stderr.Close()
-		return err
-	}
-	go h.write(stdin)
+	h.readers.Add(2)
 	go h.read(stdout)
 	go h.readStderr(stderr)
-	go h.watch(stdout, stderr)
+	go h.watch(h.stdin, stdout, stderr)
 	return nil
 }
 
 func (h *Host) describe(ctx context.Context) error {
-	response, err := h.request(ctx, request{Action: "plugin-describe"}, nil)
+	response, err := h.Request(ctx, "plugin-describe", nil)
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(response, &h.description); err != nil {
-		return fmt.Errorf("is no wsplugin: it describes itself as %.200s", response)
+	if json.Unmarshal(response, &h.description) != nil || h.description.Name != "wsplugin" {
+		return fmt.Errorf("the plugin is no wsplugin, but %.200s", response)
 	}
-	if h.description.Name != "wsplugin" {
-		return fmt.Errorf("is no wsplugin: it calls itself %q", h.description.Name)
-	}
-	if h.description.Protocol != protocol {
-		return fmt.Errorf("speaks protocol %d, and this host %d", h.description.Protocol, protocol)
+	if h.description.Protocol != 1 {
+		return fmt.Errorf("the plugin speaks protocol %d, and this host 1", h.description.Protocol)
 	}
 	return nil
-}
-
-func (h *Host) whyNoStart(ctx, limit context.Context, err error) string {
-	var refused *RequestError
-	var ended *PluginEnded
-	switch {
-	case errors.As(err, &refused):
-		return "the plugin refuses to describe itself: " + err.Error()
-	case errors.As(err, &ended):
-		appended := len(h.command) > len(h.options.Command)
-		unknown := strings.Contains(h.lastError, "--parent-pid") || strings.Contains(h.lastError, "--exit-timeout")
-		if h.status == 2 && appended && unknown {
-			return ended.Reason + "; this wsplugin is of 1.0; update it or start it without these options"
-		}
-		return ended.Reason
-	case ctx.Err() != nil:
-		return "the start of the plugin was given up: " + ctx.Err().Error()
-	case limit.Err() != nil:
-		return fmt.Sprintf("the plugin has not described itself within %v", h.options.StartTimeout)
-	}
-	return "the plugin " + err.Error()
-}
-
-func (h *Host) failedStart(reason string, cause error) *PluginEnded {
-	return &PluginEnded{
-		Reason: fmt.Sprintf("%s (command: %s)", reason, strings.Join(h.command, " ")),
-		cause:  cause,
-		unsent: true,
-	}
 }
 
 // Description returns what the plugin has said of itself at its start.
 func (h *Host) Description() Description { return h.description }
 
 // Has tells whether the plugin has a feature, such as "ping".
-func (h *Host) Has(feature string) bool {
-	return slices.Contains(h.description.Features, feature)
-}
+func (h *Host) Has(feature string) bool { return slices.Contains(h.description.Features, feature) }
+
+// PID returns the process ID of the plugin.
+func (h *Host) PID() int { return h.process.Process.Pid }
 
 // Done returns a channel that is closed when the plugin is gone, whoever has ended it.
 func (h *Host) Done() <-chan struct{} { return h.ended }
 
 // Err returns nil as long as the plugin is there, and then why it is gone: a [*PluginEnded].
 func (h *Host) Err() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.err == nil {
+	select {
+	case <-h.ended:
+		return h.err
+	default:
 		return nil
 	}
-	return h.err
 }
-
-// PID returns the process ID of the plugin.
-func (h *Host) PID() int { return h.process.Process.Pid }
 
 // CreateOptions are those of [Host.Create]. The zero value is good.
 type CreateOptions struct {
-	Headers             map[string]string // of the opening request
-	Protocols           []string          // subprotocols to offer
-	Timeout             time.Duration     // until it must be open; 0: the plugin's
-	NoPerMessageDeflate bool              // offer no compression
-	DelaySmallPackets   bool              // Nagle's algorithm: no TCP_NODELAY
-	App                 string            // the app that it is for, if the host serves several
-	HostHeaders         map[string]string // the host's own, in place of the app's of that name
+	Headers             map[string]string `json:"headers,omitempty"` // of the opening request
+	Protocols           []string          `json:"protocols,omitempty"`
+	Timeout             time.Duration     `json:"-"`                           // until it must be open; 0: the plugin's
+	NoPerMessageDeflate Off               `json:"perMessageDeflate,omitempty"` // offer no compression
+	NoTCPNoDelay        Off               `json:"tcpNoDelay,omitempty"`        // let the system gather small packets
+	App                 string            `json:"-"`                           // the app that it is for, if the host serves several
+	HostHeaders         map[string]string `json:"-"`                           // the host's own, in place of the app's of that name
 }
+
+// Off is true to turn off what the plugin does by default.
+type Off bool
+
+// MarshalJSON writes what the plugin shall then be told.
+func (o Off) MarshalJSON() ([]byte, error) { return json.Marshal(!o) }
 
 // Create creates a connection. It returns at once, before the connection is open. If the context
 // ends before the answer has come, the connection is closed again.
 func (h *Host) Create(ctx context.Context, url string, options *CreateOptions) (*WebSocket, error) {
-	payload := map[string]any{"url": url, "binaryType": "base64"}
-	line := request{Action: "websocket-create", Payload: payload}
-	if options != nil {
-		if len(options.Headers) > 0 {
-			payload["headers"] = options.Headers
-		}
-		if len(options.Protocols) > 0 {
-			payload["protocols"] = options.Protocols
-		}
-		if options.Timeout != 0 {
-			payload["timeout"] = milliseconds(options.Timeout)
-		}
-		if options.NoPerMessageDeflate {
-			payload["perMessageDeflate"] = false
-		}
-		if options.DelaySmallPackets {
-			payload["tcpNoDelay"] = false
-		}
-		if options.App != "" {
-			line.App = &options.App
-		}
-		line.Headers = options.HostHeaders
+	options = cmp.Or(options, &CreateOptions{})
+	line := request{Action: "websocket-create", Headers: options.HostHeaders}
+	line.Payload = struct {
+		URL        string `json:"url"`
+		BinaryType string `json:"binaryType"`
+		Timeout    int64  `json:"timeout,omitempty"`
+		*CreateOptions
+	}{url, "base64", milliseconds(options.Timeout), options}
+	if options.App != "" {
+		line.App = options.App
 	}
 	w := &WebSocket{host: h, wake: make(chan struct{}, 1)}
-	if _, err := h.request(ctx, line, w); err != nil {
+	if _, err := h.begin(line, w).wait(ctx); err != nil {
 		return nil, err
 	}
 	return w, nil
@@ -410,27 +333,20 @@ func (h *Host) Create(ctx context.Context, url string, options *CreateOptions) (
 
 // Background tells that the app leaves the screen: it ends all connections, then returns.
 func (h *Host) Background(ctx context.Context) error {
-	_, err := h.request(ctx, request{Action: "app-background"}, nil)
+	_, err := h.Request(ctx, "app-background", nil)
 	return err
 }
 
 // BackgroundApp does the same for the connections of one app.
 func (h *Host) BackgroundApp(ctx context.Context, app string) error {
-	_, err := h.request(ctx, request{Action: "app-background", App: &app}, nil)
+	_, err := h.begin(request{Action: "app-background", App: app}, nil).wait(ctx)
 	return err
-}
-
-// Request makes a request of the plugin and returns its response. The error is a [*RequestError]
-// if the plugin has refused it, a [*PluginEnded] if it ended before the answer, that of the
-// context (and then the request may still be carried out), or says that it cannot be encoded.
-func (h *Host) Request(ctx context.Context, action string, payload any) (json.RawMessage, error) {
-	return h.request(ctx, request{Action: action, Payload: payload}, nil)
 }
 
 // Close stops the plugin, and returns an error if it did not end with status 0.
 func (h *Host) Close() error {
-	if status := h.Stop(context.Background()); status != 0 {
-		return h.Err()
+	if h.Stop(context.Background()) != 0 {
+		return h.err
 	}
 	return nil
 }
@@ -440,144 +356,72 @@ func (h *Host) Close() error {
 // that has not ended after five seconds, or when the context does, is killed.
 func (h *Host) Stop(ctx context.Context) int {
 	h.mu.Lock()
-	h.stopping = true
+	if h.err == nil {
+		h.err = &PluginEnded{Reason: "the host has stopped the plugin", unsent: true}
+	}
 	h.closeInput()
 	h.mu.Unlock()
 	limit, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	select {
-	case <-h.ended:
-	case <-limit.Done():
-		h.kill()
-		<-h.ended
-	}
+	context.AfterFunc(limit, h.kill)
+	<-h.ended
 	return h.status
 }
 
 func (h *Host) kill() {
-	// The error of a process that has ended meanwhile.
-	_ = h.process.Process.Kill()
+	_ = h.process.Process.Kill() // or it has ended meanwhile
 }
 
 // --- requests ---------------------------------------------------------------------------------
 
-func (h *Host) request(ctx context.Context, line request, creates *WebSocket) (json.RawMessage, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	c, err := h.begin(line, creates)
-	if err != nil {
-		return nil, err
-	}
-	return h.wait(ctx, c)
+// Request makes a request of the plugin and returns its response. The error is a [*RequestError]
+// if the plugin has refused it, a [*PluginEnded] if it ended before the answer, that of the
+// context (and then the request may still be carried out), or says that it cannot be encoded.
+func (h *Host) Request(ctx context.Context, action string, payload any) (json.RawMessage, error) {
+	return h.begin(request{Action: action, Payload: payload}, nil).wait(ctx)
 }
 
 // begin puts a request on its way, without waiting for anything.
-func (h *Host) begin(line request, creates *WebSocket) (*call, error) {
-	c := &call{done: make(chan answer, 1), creates: creates}
-	return c, h.enqueue(line, c)
-}
-
-// tell makes a request whose answer is of interest to nobody.
-func (h *Host) tell(action string, payload any) error {
-	return h.enqueue(request{Action: action, Payload: payload}, nil)
-}
-
-func (h *Host) enqueue(line request, c *call) error {
-	if err := h.gone(); err != nil {
-		return err
-	}
-	if err := checkText(line.Payload, line.Headers, line.App); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	h.ids++
-	line.ID = h.ids
-	h.mu.Unlock()
-	// A large message is encoded outside of the lock: the reader must not wait for it.
+func (h *Host) begin(line request, creates *WebSocket) *call {
+	line.ID = h.ids.Add(1)
 	var data bytes.Buffer
-	encoder := json.NewEncoder(&data) // which ends it with LF
+	encoder := json.NewEncoder(&data) // which writes the LF as well
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(line); err != nil {
-		return err
+	err := encoder.Encode(line)
+	if bytes.Contains(data.Bytes(), []byte(`\ufffd`)) && replaced.Match(data.Bytes()) {
+		err = ErrText
 	}
+	c := &call{done: make(chan struct{}), creates: creates}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.goneLocked(); err != nil {
-		return err
-	}
-	if c != nil {
+	if err = cmp.Or(err, h.err); err != nil {
+		c.finish(nil, err)
+	} else {
 		h.pending[line.ID] = c
+		h.lines = append(h.lines, data.Bytes())
+		h.startWriting()
 	}
-	h.lines = append(h.lines, data.Bytes())
-	h.written.Signal()
-	return nil
+	return c
 }
 
-func (h *Host) gone() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.goneLocked()
+// The encoder puts this escape in the place of what is no UTF-8. A U+FFFD that somebody has
+// written it leaves as it is.
+var replaced = regexp.MustCompile(`[^\\](\\\\)*\\ufffd`)
+
+func (c *call) wait(ctx context.Context) (json.RawMessage, error) {
+	defer context.AfterFunc(ctx, func() { c.finish(nil, ctx.Err()) })()
+	<-c.done
+	return c.response, c.err
 }
 
-func (h *Host) goneLocked() error {
-	if h.err != nil {
-		return &PluginEnded{Reason: h.err.Reason, unsent: true}
+// finish tells whether anybody still waited.
+func (c *call) finish(response json.RawMessage, err error) bool {
+	if c.finished.Swap(true) {
+		return false
 	}
-	if h.stopping {
-		return &PluginEnded{Reason: "the host has stopped the plugin", unsent: true}
-	}
-	return nil
-}
-
-func (h *Host) wait(ctx context.Context, c *call) (json.RawMessage, error) {
-	select {
-	case a := <-c.done:
-		return a.response, a.err
-	case <-ctx.Done():
-	}
-	h.mu.Lock()
-	c.abandoned = true
-	h.mu.Unlock()
-	select {
-	case a := <-c.done: // it came meanwhile, and a connection would have nobody to close it
-		return a.response, a.err
-	default:
-		return nil, ctx.Err()
-	}
-}
-
-// checkText finds what the encoder would replace without a word.
-func checkText(values ...any) error {
-	for _, value := range values {
-		var err error
-		switch value := value.(type) {
-		case string:
-			if !utf8.ValidString(value) {
-				err = ErrText
-			}
-		case *string:
-			if value != nil {
-				err = checkText(*value)
-			}
-		case []string:
-			for _, text := range value {
-				err = errors.Join(err, checkText(text))
-			}
-		case map[string]string:
-			for name, text := range value {
-				err = errors.Join(err, checkText(name, text))
-			}
-		case map[string]any:
-			for name, member := range value {
-				err = errors.Join(err, checkText(name, member))
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	c.response, c.err = response, err
+	close(c.done)
+	return true
 }
 
 func milliseconds(d time.Duration) int64 {
@@ -586,23 +430,30 @@ func milliseconds(d time.Duration) int64 {
 
 // --- the process ------------------------------------------------------------------------------
 
-// write hands lines to the plugin in a goroutine of its own: nobody else waits for a plugin that
-// does not read, least of all the reader of its output.
-func (h *Host) write(stdin io.WriteCloser) {
-	defer stdin.Close()
+// startWriting has the lines written in a goroutine of its own: nobody else waits for a plugin that
+// does not read, least of all the reader of its output. The caller has the lock.
+func (h *Host) startWriting() {
+	if !h.writing {
+		h.writing = true
+		go h.write()
+	}
+}
+
+func (h *Host) write() {
 	for {
 		h.mu.Lock()
-		for len(h.lines) == 0 && !h.inputOver {
-			h.written.Wait()
-		}
 		lines := h.lines
 		h.lines = nil
+		h.writing = len(lines) > 0
+		if !h.writing && h.inputOver {
+			h.stdin.Close()
+		}
 		h.mu.Unlock()
 		if len(lines) == 0 {
 			return
 		}
 		for _, line := range lines {
-			if _, err := stdin.Write(line); err != nil {
+			if _, err := h.stdin.Write(line); err != nil {
 				// It has ended, or it lives on without reading: then nothing is ever answered.
 				time.AfterFunc(grace, h.kill)
 				return
@@ -611,104 +462,98 @@ func (h *Host) write(stdin io.WriteCloser) {
 	}
 }
 
-// closeInput closes stdin behind the lines that are on their way.
+// closeInput closes stdin behind the lines that are on their way. The caller has the lock.
 func (h *Host) closeInput() {
 	h.inputOver = true
-	h.written.Signal()
+	h.startWriting()
 }
 
 // read reads stdout to its end, always: a line is whole only when its LF has come.
 func (h *Host) read(stdout io.Reader) {
-	defer close(h.outputEnd)
-	reader := bufio.NewReaderSize(stdout, chunk)
-	for {
+	defer h.endOutput()
+	for reader := bufio.NewReaderSize(stdout, chunk); ; {
 		line, err := reader.ReadBytes('\n')
 		if err != nil {
 			return // and half a line is none
 		}
 		if err := h.take(line); err != nil {
-			h.mu.Lock()
 			h.breach = fmt.Sprintf("wrote what is no line of its protocol (%v): %.200s", err, bytes.TrimSpace(line))
-			h.mu.Unlock()
 			h.kill()
 			return
 		}
 	}
 }
 
-// take does what a line says. What a later plugin may add is passed over.
-func (h *Host) take(line []byte) error {
-	var message struct {
-		ID       json.RawMessage `json:"id"`
-		Response json.RawMessage `json:"response"`
-		Error    json.RawMessage `json:"error"`
-		Event    json.RawMessage `json:"event"`
-		Payload  json.RawMessage `json:"payload"`
-	}
-	var other *json.UnmarshalTypeError
-	if err := json.Unmarshal(line, &message); err != nil && !errors.As(err, &other) {
-		if len(bytes.TrimSpace(line)) == 0 {
-			return nil
-		}
-		return err
-	}
-	if string(message.Event) == `"websocket-event"` {
-		return h.takeEvent(message.Payload)
-	}
-	if message.Event != nil {
-		return nil
-	}
-	id, err := strconv.ParseInt(string(message.ID), 10, 64)
-	if err != nil {
-		return nil // to a line that the plugin could not read: this host writes none
-	}
-	return h.takeAnswer(id, message.Response, message.Error)
-}
-
-func (h *Host) takeAnswer(id int64, response, problem json.RawMessage) error {
+// endOutput bounds the life of a plugin that can tell nothing any more.
+func (h *Host) endOutput() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c := h.pending[id]
+	h.closeInput()
+	time.AfterFunc(grace, h.kill)
+	h.readers.Done()
+}
+
+// output is a line from the plugin: an answer or an event.
+type output struct {
+	ID       any
+	Response json.RawMessage
+	Error    *RequestError
+	Event    string
+	Payload  struct {
+		ID, Name string
+		Payload  struct {
+			Headers                     map[string]string
+			Protocol, Extensions        string
+			Profile                     map[string]float64
+			Type, ErrMsg, Reason, Cause string
+			Data, Code                  any // by the name of the event
+			Status                      int
+		}
+	}
+}
+
+// take does what a line says. What a later plugin may add is passed over.
+func (h *Host) take(line []byte) error {
+	var message output
+	err := json.Unmarshal(line, &message)
+	if _, other := err.(*json.UnmarshalTypeError); err != nil && !other {
+		return err // where a type is another, what is left has been decoded
+	}
+	if message.Event == "websocket-event" {
+		return h.takeEvent(&message)
+	}
+	return h.takeAnswer(&message)
+}
+
+func (h *Host) takeAnswer(message *output) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	id, _ := message.ID.(float64)
+	c := h.pending[int64(id)]
 	if c == nil {
-		return nil
+		return nil // this host has asked nothing under another id
 	}
-	a := answer{response: response}
-	if problem != nil && string(problem) != "null" {
-		refused := &RequestError{}
-		if err := json.Unmarshal(problem, refused); err != nil {
-			return err
-		}
-		a.err = refused
-	} else if response == nil {
+	var created struct{ ID string }
+	w := c.creates
+	var err error
+	if message.Error != nil {
+		err = message.Error
+	} else if message.Response == nil || w != nil && json.Unmarshal(message.Response, &created) != nil {
 		return errors.New("an answer without response or error")
-	} else if c.creates != nil {
-		var created struct {
-			ID string `json:"id"`
-		}
-		if err := json.Unmarshal(response, &created); err != nil {
-			return err
-		}
-		c.creates.id = created.ID
+	} else if w != nil {
+		w.id = created.ID
 		// Before the next line is looked at, which may be an event of this connection.
-		h.websockets[created.ID] = c.creates
-		if c.abandoned {
-			go c.creates.leave() // which needs the lock
-		}
+		h.websockets[w.id] = w
 	}
-	delete(h.pending, id)
-	c.done <- a
+	delete(h.pending, int64(id))
+	if !c.finish(message.Response, err) && err == nil && w != nil {
+		go w.leave() // which needs the lock
+	}
 	return nil
 }
 
-func (h *Host) takeEvent(payload json.RawMessage) error {
-	var event struct {
-		ID      string          `json:"id"`
-		Name    string          `json:"name"`
-		Payload json.RawMessage `json:"payload"`
-	}
-	if err := json.Unmarshal(payload, &event); err != nil {
-		return err
-	}
+func (h *Host) takeEvent(message *output) error {
+	event := message.Payload
 	h.mu.Lock()
 	w := h.websockets[event.ID]
 	if event.Name == "close" {
@@ -718,70 +563,35 @@ func (h *Host) takeEvent(payload json.RawMessage) error {
 	if w == nil {
 		return nil
 	}
-	found, err := parseEvent(event.Name, event.Payload)
-	if err != nil && event.Name == "close" {
-		h.mu.Lock()
-		h.websockets[event.ID] = w // so that it gets its Close when the plugin has been killed
-		h.mu.Unlock()
-	}
-	if found != nil {
-		w.take(found)
-	}
-	return err
-}
-
-// parseEvent returns the event, or nil for one that is unknown.
-func parseEvent(name string, payload json.RawMessage) (Event, error) {
-	switch name {
+	facts := event.Payload
+	switch event.Name {
 	case "open":
-		var open struct {
-			Open
-			Profile map[string]any
-		}
-		err := json.Unmarshal(payload, &open)
-		open.Open.Profile = map[string]float64{}
-		for name, value := range open.Profile {
-			if number, ok := value.(float64); ok {
-				open.Open.Profile[name] = number
-			}
-		}
-		return open.Open, err
+		w.take(Open{facts.Headers, facts.Protocol, facts.Extensions, facts.Profile})
 	case "message":
-		var message struct {
-			Type string `json:"type"`
-			Data any    `json:"data"`
+		text, _ := facts.Data.(string)
+		if facts.Type == "text" {
+			w.take(Message{true, []byte(text)})
+		} else if facts.Type == "base64" {
+			data, err := base64.StdEncoding.DecodeString(text)
+			if err != nil {
+				return err
+			}
+			w.take(Message{false, data})
 		}
-		if err := json.Unmarshal(payload, &message); err != nil {
-			return nil, err
-		}
-		data, ok := message.Data.(string)
-		switch {
-		case message.Type != "text" && message.Type != "base64":
-			return nil, nil
-		case !ok:
-			return nil, fmt.Errorf("a message of type %s without a text", message.Type)
-		case message.Type == "text":
-			return Message{Text: true, Data: []byte(data)}, nil
-		}
-		binary, err := base64.StdEncoding.DecodeString(data)
-		return Message{Data: binary}, err
 	case "error":
-		var failure Error
-		err := json.Unmarshal(payload, &failure)
-		return failure, err
+		w.take(Error{fmt.Sprint(facts.Code), facts.ErrMsg, facts.Status, facts.Headers})
 	case "close":
-		var end Close
-		err := json.Unmarshal(payload, &end)
-		return end, err
+		code, _ := facts.Code.(float64)
+		w.take(Close{int(code), facts.Reason, facts.Cause})
 	}
-	return nil, nil
+	return nil
 }
 
 // readStderr reads stderr to its end and remembers its last line, which says why if the plugin
 // fails. Somebody else passes the lines on: a terminal that has been stopped must not stop the
 // plugin.
 func (h *Host) readStderr(stderr io.Reader) {
-	defer close(h.stderrEnd)
+	defer h.readers.Done()
 	lines := make(chan []byte, 64)
 	defer close(lines)
 	go func() {
@@ -789,15 +599,10 @@ func (h *Host) readStderr(stderr io.Reader) {
 			_, _ = h.options.Stderr.Write(line) // whoever cannot be written to misses it
 		}
 	}()
-	reader := bufio.NewReaderSize(stderr, chunk)
-	for {
+	for reader := bufio.NewReaderSize(stderr, chunk); ; {
 		line, err := reader.ReadSlice('\n')
 		if text := strings.TrimSpace(string(line)); text != "" {
-			h.mu.Lock()
 			h.lastError = text[:min(len(text), 1000)]
-			h.mu.Unlock()
-		}
-		if len(line) > 0 {
 			select {
 			case lines <- bytes.Clone(line):
 			default:
@@ -809,47 +614,25 @@ func (h *Host) readStderr(stderr io.Reader) {
 	}
 }
 
-// watch waits for the end of the process and of its output, each within bounds.
-func (h *Host) watch(stdout, stderr io.Closer) {
-	exited := make(chan struct{})
-	go func() {
-		defer close(exited)
-		_ = h.process.Wait() // the state says it all
-	}()
-	select {
-	case <-exited:
-	case <-h.outputEnd:
-		h.mu.Lock()
-		h.closeInput()
-		h.mu.Unlock()
-		select {
-		case <-exited:
-		case <-time.After(grace):
-			h.kill()
-			<-exited
+// watch waits for the end of the process and of its output.
+func (h *Host) watch(pipes ...io.Closer) {
+	state, _ := h.process.Process.Wait() // not that of exec, which would close unread pipes
+	closePipes := func() {
+		for _, pipe := range pipes {
+			pipe.Close() // which wakes those who still read and write
 		}
 	}
-	limit, cancel := context.WithTimeout(context.Background(), restOfOutput)
-	defer cancel()
-	for _, end := range []chan struct{}{h.outputEnd, h.stderrEnd} {
-		select {
-		case <-end:
-		case <-limit.Done():
-		}
-	}
-	stdout.Close() // which wakes those who still read
-	stderr.Close()
-	<-h.outputEnd
-	<-h.stderrEnd
-	h.end()
+	defer time.AfterFunc(restOfOutput, closePipes).Stop()
+	h.readers.Wait()
+	closePipes()
+	h.end(state)
 }
 
 // end fails what is pending, and closes every connection that had no Close yet.
-func (h *Host) end() {
+func (h *Host) end(state *os.ProcessState) {
 	h.mu.Lock()
-	state := h.process.ProcessState
-	how := fmt.Sprintf("ended with status %d", state.ExitCode())
 	h.status = state.ExitCode()
+	how := fmt.Sprintf("ended with status %d", h.status)
 	if wait, ok := state.Sys().(syscall.WaitStatus); ok && wait.Signaled() {
 		h.status = 128 + int(wait.Signal())
 		how = fmt.Sprintf("was killed by signal %d", wait.Signal())
@@ -859,16 +642,15 @@ func (h *Host) end() {
 	} else if h.lastError != "" {
 		how += ": " + h.lastError
 	}
-	h.err = &PluginEnded{Reason: "the plugin " + how}
-	pending, websockets := h.pending, h.websockets
-	h.pending, h.websockets, h.lines = nil, nil, nil
+	reason := "the plugin " + how
+	h.err = &PluginEnded{Reason: reason, unsent: true}
 	h.closeInput()
-	h.mu.Unlock()
-	for _, c := range pending {
-		c.done <- answer{err: h.err}
+	h.mu.Unlock() // and nobody comes in any more
+	for _, c := range h.pending {
+		c.finish(nil, &PluginEnded{Reason: reason})
 	}
-	for _, w := range websockets {
-		w.take(Close{Code: 1006, Reason: h.err.Reason, Cause: "failure"})
+	for _, w := range h.websockets {
+		w.take(Close{1006, reason, "failure"})
 	}
 	close(h.ended)
 }
@@ -879,13 +661,14 @@ func (h *Host) end() {
 type WebSocket struct {
 	host *Host
 	id   string
-	wake chan struct{} // something has come; closed behind the Close
+	wake chan struct{} // something has come
+
+	looped atomic.Bool // somebody loops over the events, or has
 
 	mu       sync.Mutex
 	events   []Event
 	bytes    int // of the messages that wait
 	messages int
-	looped   bool // somebody loops over the events, or has
 	left     bool // the loop was left before the end
 	over     bool // the Close has come
 	paused   bool // by the app
@@ -899,77 +682,64 @@ func (w *WebSocket) ID() string { return w.id }
 // SendText sends a text, which must be UTF-8. It returns when the message has been handed to the
 // connection: to wait for that before the next is the back-pressure.
 func (w *WebSocket) SendText(ctx context.Context, text string) error {
-	return w.call(ctx, "websocket-send", map[string]any{"type": "text", "data": text})
+	return w.request(ctx, "send", map[string]any{"type": "text", "data": text}, nil)
 }
 
 // SendBinary sends a binary message, as [WebSocket.SendText] sends a text.
 func (w *WebSocket) SendBinary(ctx context.Context, data []byte) error {
-	text := base64.StdEncoding.EncodeToString(data)
-	return w.call(ctx, "websocket-send", map[string]any{"type": "base64", "data": text})
+	return w.request(ctx, "send", map[string]any{"type": "base64", "data": data}, nil)
 }
 
 // Close begins the closing handshake with code 1000 and returns without waiting. The [Close]
 // event tells the end.
 func (w *WebSocket) Close() error {
-	return w.host.tell("websocket-close", map[string]any{"id": w.id})
+	w.begin("close", map[string]any{})
+	return w.host.Err()
 }
 
 // CloseWith begins the closing handshake. Code 0 stands for 1000; 1005 sends none. The timeout is
 // that of the closing handshake: 0 is the plugin's own, a negative one cuts the connection at once.
 func (w *WebSocket) CloseWith(ctx context.Context, code int, reason string, timeout time.Duration) error {
-	payload := map[string]any{}
-	if code != 0 {
-		payload["code"] = code
-	}
-	if reason != "" {
-		payload["reason"] = reason
-	}
+	payload := map[string]any{"code": cmp.Or(code, 1000), "reason": reason}
 	if timeout != 0 {
 		payload["timeout"] = max(0, milliseconds(timeout))
 	}
-	return w.call(ctx, "websocket-close", payload)
+	return w.request(ctx, "close", payload, nil)
 }
 
 // Ping asks the server for a sign of life and returns how long it took. Without one within the
 // timeout (0: the plugin's) the connection fails: what to do when the network has changed.
 func (w *WebSocket) Ping(ctx context.Context, timeout time.Duration) (time.Duration, error) {
-	payload := map[string]any{"id": w.id}
+	payload := map[string]any{}
 	if timeout != 0 {
 		payload["timeout"] = milliseconds(timeout)
 	}
-	response, err := w.host.Request(ctx, "websocket-ping", payload)
-	if err != nil {
-		return 0, err
-	}
-	var pong struct {
-		RTT float64 `json:"rtt"`
-	}
-	err = json.Unmarshal(response, &pong)
+	var pong struct{ RTT float64 }
+	err := w.request(ctx, "ping", payload, &pong)
 	return time.Duration(pong.RTT * float64(time.Millisecond)), err
 }
 
 // Pause holds back the server until [WebSocket.Resume]. Messages that have come already still
 // wait for Next. For seconds, not minutes: the server's Pings wait, too.
-func (w *WebSocket) Pause(ctx context.Context) error {
-	w.mu.Lock()
-	w.paused, w.told = true, true
-	c, err := w.begin("websocket-pause")
-	w.mu.Unlock()
-	return w.wait(ctx, c, err)
-}
+func (w *WebSocket) Pause(ctx context.Context) error { return w.hold(ctx, true) }
 
 // Resume lets the messages come again, at once or as soon as the queue has room.
-func (w *WebSocket) Resume(ctx context.Context) error {
+func (w *WebSocket) Resume(ctx context.Context) error { return w.hold(ctx, false) }
+
+func (w *WebSocket) hold(ctx context.Context, paused bool) error {
 	w.mu.Lock()
-	w.paused = false
-	if w.full {
-		w.mu.Unlock()
-		return nil
-	}
-	w.told = false
-	c, err := w.begin("websocket-resume")
+	w.paused = paused
+	c := w.tell()
 	w.mu.Unlock()
-	return w.wait(ctx, c, err)
+	_, err := c.wait(ctx)
+	return err
+}
+
+// tell has the plugin pause or resume, whatever it was told before. The caller has the lock.
+func (w *WebSocket) tell() *call {
+	w.told = w.paused || w.full
+	action := map[bool]string{true: "pause", false: "resume"}[w.told]
+	return w.begin(action, map[string]any{})
 }
 
 // Next returns the next event, and io.EOF behind the Close.
@@ -992,11 +762,7 @@ func (w *WebSocket) Next(ctx context.Context) (Event, error) {
 // context, closes the connection. A second loop over a connection ends at once.
 func (w *WebSocket) Events(ctx context.Context) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
-		w.mu.Lock()
-		second := w.looped
-		w.looped = true
-		w.mu.Unlock()
-		if second {
+		if w.looped.Swap(true) {
 			return
 		}
 		defer w.leave()
@@ -1009,13 +775,14 @@ func (w *WebSocket) Events(ctx context.Context) iter.Seq[Event] {
 	}
 }
 
+// leave closes a connection that nobody listens to any more.
 func (w *WebSocket) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.left = true
 	w.events = nil
 	if !w.over {
-		_ = w.Close() // unless the plugin is gone, and then it is closed
+		w.begin("close", map[string]any{}) // unless the plugin is gone, and then it is closed
 	}
 }
 
@@ -1026,45 +793,42 @@ func (w *WebSocket) take(event Event) {
 	_, w.over = event.(Close)
 	if !w.left {
 		w.events = append(w.events, event)
-		if message, ok := event.(Message); ok {
-			w.bytes += len(message.Data)
-			w.messages++
-		}
-		most := w.host.options
-		if w.host.Has("pause") && (w.bytes >= most.QueueBytes || w.messages >= most.QueueMessages) {
-			w.full = true
-			w.hold()
-		}
+		w.count(event, 1)
 	}
-	if w.over {
-		close(w.wake)
-	} else {
-		w.signal()
-	}
+	w.signal()
 }
 
-func (w *WebSocket) pop() (Event, bool) {
+func (w *WebSocket) pop() (event Event, over bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.events) == 0 {
-		return nil, w.over
+	if len(w.events) > 0 {
+		event, w.events[0] = w.events[0], nil // the array lives on, the message must not
+		w.events = w.events[1:]
+		w.count(event, -1)
 	}
-	event := w.events[0]
-	w.events[0] = nil // the array lives on, the message must not
-	w.events = w.events[1:]
-	if message, ok := event.(Message); ok {
-		w.bytes -= len(message.Data)
-		w.messages--
-	}
-	most := w.host.options
-	if w.full && 2*w.bytes <= most.QueueBytes && 2*w.messages <= most.QueueMessages {
-		w.full = false
-		w.hold()
-	}
-	if len(w.events) > 0 && !w.over {
+	if len(w.events) > 0 || w.over {
 		w.signal() // others may wait in Next, too
 	}
-	return event, false
+	return event, w.over
+}
+
+// count counts what waits, and holds back a server whose queue is full until it is half empty.
+func (w *WebSocket) count(event Event, sign int) {
+	message, ok := event.(Message)
+	if !ok || !w.host.Has("pause") {
+		return
+	}
+	w.bytes += sign * len(message.Data)
+	w.messages += sign
+	bytes, messages := w.host.options.QueueBytes, w.host.options.QueueMessages
+	if w.bytes >= bytes || w.messages >= messages {
+		w.full = true
+	} else if w.bytes <= bytes/2 && w.messages <= messages/2 {
+		w.full = false
+	}
+	if w.told != (w.paused || w.full) && !w.over {
+		w.tell() // unless the plugin is gone
+	}
 }
 
 func (w *WebSocket) signal() {
@@ -1074,33 +838,15 @@ func (w *WebSocket) signal() {
 	}
 }
 
-// hold tells the plugin to pause or to resume, if that has changed. The app's own pause stays.
-func (w *WebSocket) hold() {
-	want := w.paused || w.full
-	if want == w.told || w.over {
-		return
-	}
-	w.told = want
-	action := "websocket-resume"
-	if want {
-		action = "websocket-pause"
-	}
-	_ = w.host.tell(action, map[string]any{"id": w.id}) // unless the plugin is gone
-}
-
-func (w *WebSocket) begin(action string) (*call, error) {
-	return w.host.begin(request{Action: action, Payload: map[string]any{"id": w.id}}, nil)
-}
-
-func (w *WebSocket) wait(ctx context.Context, c *call, err error) error {
-	if err == nil {
-		_, err = w.host.wait(ctx, c)
-	}
-	return err
-}
-
-func (w *WebSocket) call(ctx context.Context, action string, payload map[string]any) error {
+func (w *WebSocket) begin(action string, payload map[string]any) *call {
 	payload["id"] = w.id
-	_, err := w.host.Request(ctx, action, payload)
+	return w.host.begin(request{Action: "websocket-" + action, Payload: payload}, nil)
+}
+
+func (w *WebSocket) request(ctx context.Context, action string, payload map[string]any, response any) error {
+	data, err := w.begin(action, payload).wait(ctx)
+	if err == nil && response != nil {
+		err = json.Unmarshal(data, response)
+	}
 	return err
 }
