@@ -51,14 +51,12 @@ import (
 	"time"
 )
 
-const (
-	// What a plugin has that was told to end, before it is killed.
-	grace = 5 * time.Second
-	// How long the rest of the output is waited for after the process has ended. Another process
-	// may have inherited the pipe and hold it open for ever.
-	restOfOutput = time.Second
-	chunk        = 64 << 10
-)
+// What a plugin has that was told to end, before it is killed.
+const grace = 5 * time.Second
+
+// How long the rest of the output is waited for after the process has ended. Another process may
+// have inherited the pipe and hold it open for ever.
+const restOfOutput = time.Second
 
 // Event is what happens to a connection: [Open], [Message], [Error] or [Close].
 type Event interface{ isEvent() }
@@ -87,9 +85,8 @@ type Error struct {
 
 // Close says that the connection has ended: the last event of each, even if the plugin dies.
 type Close struct {
-	Code   int
-	Reason string
-	Cause  string // "host", "server", "limit", "background", "shutdown" or "failure"
+	Code          int
+	Reason, Cause string // cause: "host", "server", "limit", "background", "shutdown" or "failure"
 }
 
 func (Open) isEvent()    {}
@@ -166,7 +163,7 @@ type Description struct {
 type Host struct {
 	options     Options
 	process     *exec.Cmd
-	stdin       io.WriteCloser
+	wakeWriter  chan struct{}
 	description Description
 	ids         atomic.Int64
 	readers     sync.WaitGroup // of stdout and stderr
@@ -176,9 +173,7 @@ type Host struct {
 	ended       chan struct{}  // closed when the plugin is gone and everybody knows
 
 	mu         sync.Mutex
-	lines      [][]byte // on their way to the plugin
-	writing    bool     // somebody writes them
-	inputOver  bool
+	lines      [][]byte // on their way to the plugin; nil ends its stdin
 	pending    map[int64]*call
 	websockets map[string]*WebSocket
 	err        error // why no request is taken any more: a *PluginEnded
@@ -198,7 +193,7 @@ type call struct {
 type request struct {
 	ID      int64             `json:"id"`
 	Action  string            `json:"action"`
-	App     any               `json:"app,omitempty"`
+	App     string            `json:"app,omitempty"`
 	Headers map[string]string `json:"headers,omitempty"`
 	Payload any               `json:"payload,omitempty"`
 }
@@ -214,15 +209,22 @@ func Start(ctx context.Context, options Options) (*Host, error) {
 	h := &Host{
 		options:    options,
 		process:    exec.Command(command[0], command[1:]...),
+		wakeWriter: make(chan struct{}, 1),
 		ended:      make(chan struct{}),
 		pending:    map[int64]*call{},
 		websockets: map[string]*WebSocket{},
 	}
-	limit, cancel := context.WithTimeout(ctx, options.StartTimeout)
-	defer cancel()
-	err := h.spawn()
+	stdin, err1 := h.process.StdinPipe()
+	stdout, err2 := h.process.StdoutPipe()
+	stderr, err3 := h.process.StderrPipe()
+	err := errors.Join(err1, err2, err3, h.process.Start())
 	if err == nil {
-		if err = h.describe(limit); err == nil {
+		h.readers.Add(2)
+		go h.write(stdin)
+		go h.read(stdout)
+		go h.readStderr(stderr)
+		go h.watch(stdin, stdout, stderr)
+		if err = h.describe(ctx); err == nil {
 			return h, nil
 		}
 		h.kill()
@@ -240,33 +242,16 @@ func Start(ctx context.Context, options Options) (*Host, error) {
 
 var unknownOption = regexp.MustCompile("unrecognized arguments:.* --(parent-pid|exit-timeout)")
 
-func (h *Host) spawn() error {
-	var errs [4]error
-	var stdout, stderr io.ReadCloser
-	h.stdin, errs[0] = h.process.StdinPipe()
-	stdout, errs[1] = h.process.StdoutPipe()
-	stderr, errs[2] = h.process.StderrPipe()
-	errs[3] = h.process.Start()
-	if err := errors.Join(errs[:]...); err != nil {
-		return err
-	}
-	h.readers.Add(2)
-	go h.read(stdout)
-	go h.readStderr(stderr)
-	go h.watch(h.stdin, stdout, stderr)
-	return nil
-}
-
 func (h *Host) describe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, h.options.StartTimeout)
+	defer cancel()
 	response, err := h.Request(ctx, "plugin-describe", nil)
 	if err != nil {
 		return err
 	}
-	if json.Unmarshal(response, &h.description) != nil || h.description.Name != "wsplugin" {
-		return fmt.Errorf("the plugin is no wsplugin, but %.200s", response)
-	}
-	if h.description.Protocol != 1 {
-		return fmt.Errorf("the plugin speaks protocol %d, and this host 1", h.description.Protocol)
+	if json.Unmarshal(response, &h.description) != nil ||
+		h.description.Name != "wsplugin" || h.description.Protocol != 1 {
+		return fmt.Errorf("the plugin is no wsplugin of protocol 1, but %.200s", response)
 	}
 	return nil
 }
@@ -314,16 +299,13 @@ func (o Off) MarshalJSON() ([]byte, error) { return json.Marshal(!o) }
 // ends before the answer has come, the connection is closed again.
 func (h *Host) Create(ctx context.Context, url string, options *CreateOptions) (*WebSocket, error) {
 	options = cmp.Or(options, &CreateOptions{})
-	line := request{Action: "websocket-create", Headers: options.HostHeaders}
+	line := request{Action: "websocket-create", App: options.App, Headers: options.HostHeaders}
 	line.Payload = struct {
 		URL        string `json:"url"`
 		BinaryType string `json:"binaryType"`
 		Timeout    int64  `json:"timeout,omitempty"`
 		*CreateOptions
-	}{url, "base64", milliseconds(options.Timeout), options}
-	if options.App != "" {
-		line.App = options.App
-	}
+	}{url, "base64", options.Timeout.Milliseconds(), options}
 	w := &WebSocket{host: h, wake: make(chan struct{}, 1)}
 	if _, err := h.begin(line, w).wait(ctx); err != nil {
 		return nil, err
@@ -331,14 +313,9 @@ func (h *Host) Create(ctx context.Context, url string, options *CreateOptions) (
 	return w, nil
 }
 
-// Background tells that the app leaves the screen: it ends all connections, then returns.
-func (h *Host) Background(ctx context.Context) error {
-	_, err := h.Request(ctx, "app-background", nil)
-	return err
-}
-
-// BackgroundApp does the same for the connections of one app.
-func (h *Host) BackgroundApp(ctx context.Context, app string) error {
+// Background tells that an app leaves the screen, or all of them if it names none: it ends their
+// connections, then returns.
+func (h *Host) Background(ctx context.Context, app string) error {
 	_, err := h.begin(request{Action: "app-background", App: app}, nil).wait(ctx)
 	return err
 }
@@ -359,11 +336,9 @@ func (h *Host) Stop(ctx context.Context) int {
 	if h.err == nil {
 		h.err = &PluginEnded{Reason: "the host has stopped the plugin", unsent: true}
 	}
-	h.closeInput()
 	h.mu.Unlock()
-	limit, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
-	context.AfterFunc(limit, h.kill)
+	h.closeInput()
+	defer context.AfterFunc(ctx, h.kill)()
 	<-h.ended
 	return h.status
 }
@@ -399,7 +374,7 @@ func (h *Host) begin(line request, creates *WebSocket) *call {
 	} else {
 		h.pending[line.ID] = c
 		h.lines = append(h.lines, data.Bytes())
-		h.startWriting()
+		signal(h.wakeWriter)
 	}
 	return c
 }
@@ -424,72 +399,58 @@ func (c *call) finish(response json.RawMessage, err error) bool {
 	return true
 }
 
-func milliseconds(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
-}
-
 // --- the process ------------------------------------------------------------------------------
 
-// startWriting has the lines written in a goroutine of its own: nobody else waits for a plugin that
-// does not read, least of all the reader of its output. The caller has the lock.
-func (h *Host) startWriting() {
-	if !h.writing {
-		h.writing = true
-		go h.write()
-	}
-}
-
-func (h *Host) write() {
-	for {
+// write hands lines to the plugin in a goroutine of its own: nobody else waits for a plugin that
+// does not read, least of all the reader of its output.
+func (h *Host) write(stdin io.WriteCloser) {
+	for range h.wakeWriter {
 		h.mu.Lock()
 		lines := h.lines
 		h.lines = nil
-		h.writing = len(lines) > 0
-		if !h.writing && h.inputOver {
-			h.stdin.Close()
-		}
 		h.mu.Unlock()
-		if len(lines) == 0 {
-			return
-		}
 		for _, line := range lines {
-			if _, err := h.stdin.Write(line); err != nil {
-				// It has ended, or it lives on without reading: then nothing is ever answered.
-				time.AfterFunc(grace, h.kill)
+			if line == nil {
+				stdin.Close()
+				return
+			}
+			if _, err := stdin.Write(line); err != nil {
+				h.closeInput() // of a plugin that has ended, or lives on without reading
 				return
 			}
 		}
 	}
 }
 
-// closeInput closes stdin behind the lines that are on their way. The caller has the lock.
+// closeInput closes stdin behind the lines that are on their way, and bounds what is left of the
+// plugin's life.
 func (h *Host) closeInput() {
-	h.inputOver = true
-	h.startWriting()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lines = append(h.lines, nil)
+	signal(h.wakeWriter)
+	time.AfterFunc(grace, h.kill)
+}
+
+// signal wakes whoever waits for the channel, which has room for one.
+func signal(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
 }
 
 // read reads stdout to its end, always: a line is whole only when its LF has come.
 func (h *Host) read(stdout io.Reader) {
-	defer h.endOutput()
-	for reader := bufio.NewReaderSize(stdout, chunk); ; {
-		line, err := reader.ReadBytes('\n')
-		if err != nil {
-			return // and half a line is none
-		}
-		if err := h.take(line); err != nil {
-			h.breach = fmt.Sprintf("wrote what is no line of its protocol (%v): %.200s", err, bytes.TrimSpace(line))
+	reader := bufio.NewReaderSize(stdout, 65536)
+	line, err := reader.ReadBytes('\n')
+	for ; err == nil && h.breach == ""; line, err = reader.ReadBytes('\n') {
+		if breach := h.take(line); breach != nil {
+			h.breach = fmt.Sprintf("wrote what is no line of its protocol (%v): %.200s", breach, bytes.TrimSpace(line))
 			h.kill()
-			return
 		}
 	}
-}
-
-// endOutput bounds the life of a plugin that can tell nothing any more.
-func (h *Host) endOutput() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.closeInput()
-	time.AfterFunc(grace, h.kill)
+	h.closeInput() // a plugin that can tell nothing any more is of no use
 	h.readers.Done()
 }
 
@@ -536,9 +497,10 @@ func (h *Host) takeAnswer(message *output) error {
 	var created struct{ ID string }
 	w := c.creates
 	var err error
+	_ = json.Unmarshal(message.Response, &created) // or it has no ID
 	if message.Error != nil {
 		err = message.Error
-	} else if message.Response == nil || w != nil && json.Unmarshal(message.Response, &created) != nil {
+	} else if message.Response == nil || w != nil && created.ID == "" {
 		return errors.New("an answer without response or error")
 	} else if w != nil {
 		w.id = created.ID
@@ -569,9 +531,10 @@ func (h *Host) takeEvent(message *output) error {
 		w.take(Open{facts.Headers, facts.Protocol, facts.Extensions, facts.Profile})
 	case "message":
 		text, _ := facts.Data.(string)
-		if facts.Type == "text" {
+		switch facts.Type {
+		case "text":
 			w.take(Message{true, []byte(text)})
-		} else if facts.Type == "base64" {
+		case "base64":
 			data, err := base64.StdEncoding.DecodeString(text)
 			if err != nil {
 				return err
@@ -599,7 +562,7 @@ func (h *Host) readStderr(stderr io.Reader) {
 			_, _ = h.options.Stderr.Write(line) // whoever cannot be written to misses it
 		}
 	}()
-	for reader := bufio.NewReaderSize(stderr, chunk); ; {
+	for reader := bufio.NewReaderSize(stderr, 65536); ; {
 		line, err := reader.ReadSlice('\n')
 		if text := strings.TrimSpace(string(line)); text != "" {
 			h.lastError = text[:min(len(text), 1000)]
@@ -614,7 +577,8 @@ func (h *Host) readStderr(stderr io.Reader) {
 	}
 }
 
-// watch waits for the end of the process and of its output.
+// watch waits for the end of the process and of its output. Then it fails what is pending, and
+// closes every connection that had no Close yet.
 func (h *Host) watch(pipes ...io.Closer) {
 	state, _ := h.process.Process.Wait() // not that of exec, which would close unread pipes
 	closePipes := func() {
@@ -625,12 +589,6 @@ func (h *Host) watch(pipes ...io.Closer) {
 	defer time.AfterFunc(restOfOutput, closePipes).Stop()
 	h.readers.Wait()
 	closePipes()
-	h.end(state)
-}
-
-// end fails what is pending, and closes every connection that had no Close yet.
-func (h *Host) end(state *os.ProcessState) {
-	h.mu.Lock()
 	h.status = state.ExitCode()
 	how := fmt.Sprintf("ended with status %d", h.status)
 	if wait, ok := state.Sys().(syscall.WaitStatus); ok && wait.Signaled() {
@@ -643,8 +601,8 @@ func (h *Host) end(state *os.ProcessState) {
 		how += ": " + h.lastError
 	}
 	reason := "the plugin " + how
+	h.mu.Lock()
 	h.err = &PluginEnded{Reason: reason, unsent: true}
-	h.closeInput()
 	h.mu.Unlock() // and nobody comes in any more
 	for _, c := range h.pending {
 		c.finish(nil, &PluginEnded{Reason: reason})
@@ -665,15 +623,12 @@ type WebSocket struct {
 
 	looped atomic.Bool // somebody loops over the events, or has
 
-	mu       sync.Mutex
-	events   []Event
-	bytes    int // of the messages that wait
-	messages int
-	left     bool // the loop was left before the end
-	over     bool // the Close has come
-	paused   bool // by the app
-	full     bool
-	told     bool // the plugin was told to pause
+	mu              sync.Mutex
+	events          []Event
+	bytes, messages int  // that wait
+	left, over      bool // the loop was left; the Close has come
+	paused, full    bool // by the app; and so the server is held back, too
+	told            bool // the plugin was told to pause
 }
 
 // ID returns the plugin's id of this connection, which is in its log as well.
@@ -687,7 +642,7 @@ func (w *WebSocket) SendText(ctx context.Context, text string) error {
 
 // SendBinary sends a binary message, as [WebSocket.SendText] sends a text.
 func (w *WebSocket) SendBinary(ctx context.Context, data []byte) error {
-	return w.request(ctx, "send", map[string]any{"type": "base64", "data": data}, nil)
+	return w.request(ctx, "send", map[string]any{"type": "base64", "data": base64.StdEncoding.EncodeToString(data)}, nil)
 }
 
 // Close begins the closing handshake with code 1000 and returns without waiting. The [Close]
@@ -702,7 +657,7 @@ func (w *WebSocket) Close() error {
 func (w *WebSocket) CloseWith(ctx context.Context, code int, reason string, timeout time.Duration) error {
 	payload := map[string]any{"code": cmp.Or(code, 1000), "reason": reason}
 	if timeout != 0 {
-		payload["timeout"] = max(0, milliseconds(timeout))
+		payload["timeout"] = max(0, timeout.Milliseconds())
 	}
 	return w.request(ctx, "close", payload, nil)
 }
@@ -712,7 +667,7 @@ func (w *WebSocket) CloseWith(ctx context.Context, code int, reason string, time
 func (w *WebSocket) Ping(ctx context.Context, timeout time.Duration) (time.Duration, error) {
 	payload := map[string]any{}
 	if timeout != 0 {
-		payload["timeout"] = milliseconds(timeout)
+		payload["timeout"] = timeout.Milliseconds()
 	}
 	var pong struct{ RTT float64 }
 	err := w.request(ctx, "ping", payload, &pong)
@@ -745,10 +700,8 @@ func (w *WebSocket) tell() *call {
 // Next returns the next event, and io.EOF behind the Close.
 func (w *WebSocket) Next(ctx context.Context) (Event, error) {
 	for {
-		if event, over := w.pop(); event != nil {
-			return event, nil
-		} else if over {
-			return nil, io.EOF
+		if event, err := w.pop(); event != nil || err != nil {
+			return event, err
 		}
 		select {
 		case <-w.wake:
@@ -795,21 +748,23 @@ func (w *WebSocket) take(event Event) {
 		w.events = append(w.events, event)
 		w.count(event, 1)
 	}
-	w.signal()
+	signal(w.wake)
 }
 
-func (w *WebSocket) pop() (event Event, over bool) {
+func (w *WebSocket) pop() (event Event, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.events) > 0 {
 		event, w.events[0] = w.events[0], nil // the array lives on, the message must not
 		w.events = w.events[1:]
 		w.count(event, -1)
+	} else if w.over {
+		err = io.EOF
 	}
 	if len(w.events) > 0 || w.over {
-		w.signal() // others may wait in Next, too
+		signal(w.wake) // others may wait in Next, too
 	}
-	return event, w.over
+	return event, err
 }
 
 // count counts what waits, and holds back a server whose queue is full until it is half empty.
@@ -828,13 +783,6 @@ func (w *WebSocket) count(event Event, sign int) {
 	}
 	if w.told != (w.paused || w.full) && !w.over {
 		w.tell() // unless the plugin is gone
-	}
-}
-
-func (w *WebSocket) signal() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
 	}
 }
 

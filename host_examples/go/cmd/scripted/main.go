@@ -104,10 +104,7 @@ func (s *script) carryOut(o order) error {
 		s.create(o, timeout)
 	case "background":
 		s.begin(o, func(ctx context.Context, host *wsplugin.Host) (map[string]any, error) {
-			if o.App != "" {
-				return nil, host.BackgroundApp(ctx, o.App)
-			}
-			return nil, host.Background(ctx)
+			return nil, host.Background(ctx, o.App)
 		})
 	case "stop":
 		s.begin(o, func(ctx context.Context, host *wsplugin.Host) (map[string]any, error) {
