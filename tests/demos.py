@@ -144,6 +144,7 @@ DEMOS = {
     "python": Example("python/demo.py"),
     "python, embedded": Example("python_embedded/embedded_demo.py", embedded=True),
     "node": Example("node/demo.ts", ("node",)),
+    "go": Example("go/cmd/demo/main.go", ("go",)),
     "java": Example("java/Demo.java", ("java", "javac", "mvn")),
     "c": Example("c/demo.c", ("cc",), ("/usr/include/jansson.h",)),
     "c, sanitized": Example(
@@ -161,7 +162,7 @@ class Demo:
         shutil.copytree(
             EXAMPLES,
             folder / "host_examples",
-            ignore=shutil.ignore_patterns("node_modules", "__pycache__"),
+            ignore=shutil.ignore_patterns("node_modules", "__pycache__", "target"),
         )
         *build, self.command = head_commands(EXAMPLES / example.demo)
         for command in build:
