@@ -6,12 +6,14 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +33,7 @@ type order struct {
 	HostHeaders map[string]string `json:"hostHeaders"`
 	Timeout     *float64          `json:"timeout"` // ms, as the other times
 	Delay       float64           `json:"delay"`
-	Text        *string           `json:"text"`
+	Text        json.RawMessage   `json:"text"`
 	Base64      []byte            `json:"base64"`
 	Code        int               `json:"code"`
 	Reason      string            `json:"reason"`
@@ -113,7 +115,7 @@ func (s *script) carryOut(o order) error {
 	case "send":
 		s.beginOn(o, func(ctx context.Context, websocket *wsplugin.WebSocket) (map[string]any, error) {
 			if o.Text != nil {
-				return nil, websocket.SendText(ctx, *o.Text)
+				return nil, websocket.SendText(ctx, text(o.Text))
 			}
 			return nil, websocket.SendBinary(ctx, o.Base64)
 		})
@@ -152,7 +154,7 @@ func (s *script) start(o order) {
 			return
 		}
 	}
-	options := wsplugin.Options{Stderr: os.Stderr}
+	var options wsplugin.Options
 	if path := os.Getenv("WSPLUGIN"); path != "" {
 		options.Command = []string{path}
 	}
@@ -279,13 +281,13 @@ func (s *script) report(o order, fields map[string]any, err error) {
 		for name, value := range fields {
 			line[name] = value
 		}
+	case errors.As(err, &ended):
+		line["outcome"] = "ended"
+		line["message"] = ended.Reason
 	case errors.As(err, &refused):
 		line["outcome"] = "refused"
 		line["code"] = refused.Code
 		line["message"] = refused.Message
-	case errors.As(err, &ended):
-		line["outcome"] = "ended"
-		line["message"] = ended.Reason
 	default:
 		line["outcome"] = "invalid"
 		line["message"] = err.Error()
@@ -302,6 +304,17 @@ func (s *script) print(line map[string]any) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// text returns the text of the script. Half a surrogate pair, which the decoder would replace, is
+// handed on as the bytes of which other decoders make it: no UTF-8.
+func text(script json.RawMessage) string {
+	var text string
+	_ = json.Unmarshal(script, &text) // the whole line has been decoded before
+	if bytes.Contains(script, []byte(`\ud`)) {
+		text = strings.ReplaceAll(text, "\ufffd", "\xed\xa0\xbd")
+	}
+	return text
 }
 
 func milliseconds(ms float64) time.Duration {
