@@ -63,10 +63,9 @@ type Event interface{ isEvent() }
 
 // Open says that the connection is open.
 type Open struct {
-	Headers    map[string]string  // of the HTTP response, names in lower case
-	Protocol   string             // the subprotocol that the server has chosen, or ""
-	Extensions string             // as negotiated, or ""
-	Profile    map[string]float64 // the times of the opening, in ms; nil before wsplugin 1.1
+	Headers              map[string]string  // of the HTTP response, names in lower case
+	Protocol, Extensions string             // as the server has chosen and negotiated, or ""
+	Profile              map[string]float64 // the times of the opening, in ms; nil before wsplugin 1.1
 }
 
 // Message is a message from the server.
@@ -77,10 +76,9 @@ type Message struct {
 
 // Error says that the connection has failed; its Close comes next.
 type Error struct {
-	Code    string
-	Message string
-	Status  int               // of the HTTP response that was none of a WebSocket, or 0
-	Headers map[string]string // of that response, or nil
+	Code, Message string            // the code is stable, the message for people
+	Status        int               // of the HTTP response that was none of a WebSocket, or 0
+	Headers       map[string]string // of that response, or nil
 }
 
 // Close says that the connection has ended: the last event of each, even if the plugin dies.
@@ -161,16 +159,15 @@ type Description struct {
 
 // Host runs the plugin as a child process.
 type Host struct {
-	options     Options
-	process     *exec.Cmd
-	wakeWriter  chan struct{}
-	description Description
-	ids         atomic.Int64
-	readers     sync.WaitGroup // of stdout and stderr
-	breach      string         // why stdout is no longer read
-	lastError   string         // the last line of stderr
-	status      int            // of the process
-	ended       chan struct{}  // closed when the plugin is gone and everybody knows
+	options           Options
+	process           *exec.Cmd
+	wakeWriter        chan struct{}
+	description       Description
+	ids               atomic.Int64
+	readers           sync.WaitGroup // of stdout and stderr
+	breach, lastError string         // why stdout is no longer read; the last line of stderr
+	status            int            // of the process
+	ended             chan struct{}  // closed when the plugin is gone and everybody knows
 
 	mu         sync.Mutex
 	lines      [][]byte // on their way to the plugin; nil ends its stdin
@@ -293,7 +290,7 @@ type CreateOptions struct {
 type Off bool
 
 // MarshalJSON writes what the plugin shall then be told.
-func (o Off) MarshalJSON() ([]byte, error) { return json.Marshal(!o) }
+func (o Off) MarshalJSON() ([]byte, error) { return json.Marshal(!bool(o)) }
 
 // Create creates a connection. It returns at once, before the connection is open. If the context
 // ends before the answer has come, the connection is closed again.
