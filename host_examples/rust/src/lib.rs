@@ -29,7 +29,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc as blocking};
@@ -40,10 +39,11 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_core::Stream;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// What a plugin has that was told to end, before it is killed.
@@ -52,6 +52,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// have inherited the pipe and hold it open for ever.
 const REST_OF_OUTPUT: Duration = Duration::from_secs(1);
 const CHUNK: usize = 64 * 1024;
+const PIPED: &str = "it was spawned with a pipe";
+const OF_1_0: &str = "; this wsplugin is of 1.0; update it or start it without these options";
 
 /// What happens to a connection.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -138,6 +140,8 @@ pub enum Error {
     PluginEnded { reason: String, sent: bool },
 }
 
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -150,12 +154,12 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// What becomes of a line that the plugin writes to its stderr.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub enum Stderr {
     /// It goes to the stderr of this process.
-    #[default]
     Inherit,
-    /// This is called with it, on a thread of its own. While it blocks, lines are dropped.
+    /// This is called with it, on a thread of its own. While it blocks, lines are dropped, and all
+    /// that follow if it panics.
     Lines(Arc<dyn Fn(&str) + Send + Sync>),
     Nowhere,
 }
@@ -178,8 +182,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
+        Self::new(["wsplugin"])
+    }
+}
+
+impl Options {
+    /// The default ones, with a command line.
+    pub fn new<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Self {
         Self {
-            command: vec!["wsplugin".to_owned()],
+            command: command.into_iter().map(Into::into).collect(),
             append_options: true,
             stderr: Stderr::Inherit,
             start_timeout: Duration::from_secs(5),
@@ -187,20 +198,11 @@ impl Default for Options {
             queue_messages: 1024,
         }
     }
-}
-
-impl Options {
-    /// The default ones, with a command line.
-    pub fn new<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Self {
-        let command = command.into_iter().map(Into::into).collect();
-        Self { command, ..Self::default() }
-    }
 
     fn command_line(&self) -> Vec<String> {
         let mut command = self.command.clone();
-        for (name, value) in
-            [("--parent-pid", &*std::process::id().to_string()), ("--exit-timeout", "1.5")]
-        {
+        let pid = std::process::id().to_string();
+        for (name, value) in [("--parent-pid", &*pid), ("--exit-timeout", "1.5")] {
             let named = |arg: &String| arg.split('=').next() == Some(name);
             if self.append_options && !self.command.iter().any(named) {
                 command.extend([name.to_owned(), value.to_owned()]);
@@ -211,25 +213,17 @@ impl Options {
 }
 
 /// How to create a connection. What is left out is the plugin's default.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<String>,
     /// Until it must be open.
-    #[serde(skip)]
     pub timeout: Option<Duration>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub per_message_deflate: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_no_delay: Option<bool>,
     /// The app that it is for, if the host serves several.
-    #[serde(skip)]
     pub app: Option<String>,
     /// The host's own headers, in place of the app's of that name.
-    #[serde(skip)]
     pub host_headers: BTreeMap<String, String>,
 }
 
@@ -248,10 +242,11 @@ impl Drop for Owner {
 
 struct Shared {
     options: Options,
-    pid: Option<u32>,
     description: OnceLock<Value>,
+    /// Whether the plugin can.
+    pauses: OnceLock<bool>,
     /// How long the process may live on, for whoever watches it.
-    lives: mpsc::UnboundedSender<Duration>,
+    lives: UnboundedSender<Duration>,
     /// The exit status, when the plugin is gone and everybody knows.
     ended: watch::Sender<Option<i32>>,
     state: Mutex<State>,
@@ -260,10 +255,11 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// None behind the end of stdin.
-    lines: Option<mpsc::UnboundedSender<String>>,
+    lines: Option<UnboundedSender<String>>,
     ids: u64,
     pending: HashMap<u64, Call>,
     websockets: HashMap<String, Arc<Connection>>,
+    /// The last line of stderr, behind `": "`.
     last_error: String,
     /// Why stdout is no longer read.
     breach: Option<String>,
@@ -272,16 +268,16 @@ struct State {
 }
 
 /// A response, and the connection that was created.
-type Answer = Result<(Value, Option<WebSocket>), Error>;
+type Answer = Result<(Value, Option<WebSocket>)>;
+
+/// How long the process may live on.
+type Times = UnboundedReceiver<Duration>;
 
 /// A request without an answer.
 struct Call {
     answer: oneshot::Sender<Answer>,
     creates: Option<Weak<Owner>>,
 }
-
-/// The members of a line that stand beside its payload.
-type Envelope = Map<String, Value>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -294,7 +290,7 @@ impl Host {
     /// # Errors
     ///
     /// [`Error::PluginEnded`], which says what came of which command.
-    pub async fn start(options: Options) -> Result<Self, Error> {
+    pub async fn start(options: Options) -> Result<Self> {
         let line = options.command_line();
         let failed = |words: String| Error::PluginEnded {
             reason: format!("{words} (command: {})", line.join(" ")),
@@ -308,27 +304,22 @@ impl Host {
         let spawned = command.spawn();
         let mut child =
             spawned.map_err(|error| failed(format!("the plugin cannot be started: {error}")))?;
-        let (lines, to_write) = mpsc::unbounded_channel();
-        let (lives, orders) = mpsc::unbounded_channel();
+        let (lines, to_write) = unbounded_channel();
+        let (lives, times) = unbounded_channel();
         let start_timeout = options.start_timeout;
         let shared = Arc::new(Shared {
             options,
-            pid: child.id(),
             description: OnceLock::new(),
+            pauses: OnceLock::new(),
             lives,
             ended: watch::Sender::new(None),
             state: Mutex::new(State { lines: Some(lines), ..State::default() }),
         });
-        let (stdin, stdout, stderr) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        if let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) {
-            let tasks = [
-                tokio::spawn(shared.clone().write(stdin, to_write)),
-                tokio::spawn(shared.clone().read(BufReader::with_capacity(CHUNK, stdout))),
-                tokio::spawn(shared.clone().read_stderr(BufReader::with_capacity(CHUNK, stderr))),
-            ];
-            tokio::spawn(shared.clone().watch(child, orders, tasks));
-        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(shared.clone().write(child.stdin.take().expect(PIPED), to_write));
+        tasks.spawn(shared.clone().read(child.stdout.take().expect(PIPED)));
+        tasks.spawn(shared.clone().read_stderr(child.stderr.take().expect(PIPED)));
+        tokio::spawn(shared.clone().watch(child, times, tasks));
         let host = Self(Arc::new(Owner(shared)));
         let words = match timeout(start_timeout, host.describe()).await {
             Ok(Ok(())) => return Ok(host),
@@ -342,39 +333,29 @@ impl Host {
 
     /// Ask what the plugin is, or say why it is none.
     async fn describe(&self) -> Result<(), String> {
-        let describing = self.request("plugin-describe", None).await;
-        let description = describing.map_err(|error| match *self.0.0.ended.borrow() {
-            Some(2) if error.to_string().contains("unrecognized arguments: --") => {
-                format!(
-                    "{error}; this wsplugin is of 1.0; update it or start it without these options"
-                )
-            }
-            _ => error.to_string(),
+        let description = self.request("plugin-describe", None).await.map_err(|error| {
+            let unknown = error.to_string().contains("unrecognized arguments: --");
+            let old = unknown && *self.0.0.ended.borrow() == Some(2);
+            format!("{error}{}", if old { OF_1_0 } else { "" })
         })?;
         if description["name"] != "wsplugin" || description["protocol"] != 1 {
-            let shown: String = description.to_string().chars().take(200).collect();
-            return Err(format!("the plugin is no wsplugin of protocol 1, but {shown}"));
+            let shown = description.to_string();
+            return Err(format!("the plugin is no wsplugin of protocol 1, but {shown:.200}"));
         }
         let _ = self.0.0.description.set(description); // the first and only time
+        let _ = self.0.0.pauses.set(self.has("pause"));
         Ok(())
     }
 
     /// What the plugin has said of itself at its start: `version`, `actions`, `features`, `limits`.
-    #[must_use]
     pub fn description(&self) -> &Value {
         self.0.0.description.get().unwrap_or(&Value::Null)
     }
 
     /// Whether the plugin has a feature, such as `ping`.
-    #[must_use]
     pub fn has(&self, feature: &str) -> bool {
-        self.0.0.has(feature)
-    }
-
-    /// The process ID of the plugin.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.0.0.pid
+        let features = self.description()["features"].as_array();
+        features.is_some_and(|features| features.iter().any(|name| name == feature))
     }
 
     /// Create a connection; returns at once, before it is open. If this future is dropped before
@@ -383,23 +364,21 @@ impl Host {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn create(&self, url: &str, options: CreateOptions) -> Result<WebSocket, Error> {
-        let mut payload = json!(options);
-        payload["url"] = json!(url);
-        payload["binaryType"] = json!("base64");
-        if let Some(timeout) = options.timeout {
-            payload["timeout"] = milliseconds(timeout);
-        }
-        let mut envelope = Envelope::from_iter([("payload".to_owned(), payload)]);
-        if let Some(app) = options.app {
-            envelope.insert("app".to_owned(), json!(app));
-        }
-        if !options.host_headers.is_empty() {
-            envelope.insert("headers".to_owned(), json!(options.host_headers));
-        }
+    pub async fn create(&self, url: &str, options: CreateOptions) -> Result<WebSocket> {
+        let payload = given(json!({
+            "url": url,
+            "binaryType": "base64",
+            "headers": options.headers,
+            "protocols": options.protocols,
+            "timeout": milliseconds(options.timeout),
+            "perMessageDeflate": options.per_message_deflate,
+            "tcpNoDelay": options.tcp_no_delay,
+        }));
+        let headers = options.host_headers;
+        let envelope = json!({"app": options.app, "headers": headers, "payload": payload});
         let creates = Some(Arc::downgrade(&self.0));
-        let (_, websocket) = self.0.0.begin("websocket-create", envelope, creates).wait().await?;
-        websocket.ok_or_else(|| self.0.0.gone(true)) // or the last handle was dropped meanwhile
+        let (_, websocket) = wait(self.0.0.begin("websocket-create", envelope, creates)).await?;
+        Ok(websocket.expect("this handle lives"))
     }
 
     /// Tell that an app leaves the screen, or all of them if none is named: ends their
@@ -408,9 +387,8 @@ impl Host {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn background(&self, app: Option<&str>) -> Result<(), Error> {
-        let envelope = app.map(|app| ("app".to_owned(), json!(app))).into_iter().collect();
-        self.0.0.begin("app-background", envelope, None).wait().await.map(drop)
+    pub async fn background(&self, app: Option<&str>) -> Result<()> {
+        wait(self.0.0.begin("app-background", json!({"app": app}), None)).await.map(drop)
     }
 
     /// Make a request and return its response.
@@ -418,17 +396,15 @@ impl Host {
     /// # Errors
     ///
     /// The plugin has refused it, or ended before it answered.
-    pub async fn request(&self, action: &str, payload: Option<Value>) -> Result<Value, Error> {
-        self.0.0.request(action, payload).wait().await.map(|(response, _)| response)
+    pub async fn request(&self, action: &str, payload: Option<Value>) -> Result<Value> {
+        wait(self.0.0.request(action, payload)).await.map(|(response, _)| response)
     }
 
     /// End the plugin in good order and return its exit status; 128 + n stands for signal n. Its
     /// stdin is closed: the plugin then closes the connections and ends, within two seconds. One
     /// that has not ended after five seconds is killed.
     pub async fn stop(&self) -> i32 {
-        lock(&self.0.0.state)
-            .end
-            .get_or_insert_with(|| "the host has stopped the plugin".to_owned());
+        lock(&self.0.0.state).end.get_or_insert("the host has stopped the plugin".to_owned());
         self.0.0.close_input();
         self.ended().await
     }
@@ -446,65 +422,60 @@ impl Host {
     }
 
     /// Why no request is taken any more, if so.
-    #[must_use]
     pub fn end(&self) -> Option<String> {
         lock(&self.0.0.state).end.clone()
     }
 }
 
-fn milliseconds(duration: Duration) -> Value {
-    json!(u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
+fn milliseconds(time: Option<Duration>) -> Option<u64> {
+    time.map(|time| time.as_millis() as u64)
 }
 
-/// What a request has led to. Without one there is nobody to tell.
-struct Pending(Result<oneshot::Receiver<Answer>, Error>);
-
-impl Pending {
-    async fn wait(self) -> Answer {
-        // Nobody drops the other side without a word, but for a runtime that ends.
-        let lost =
-            |_| Err(Error::PluginEnded { reason: "the runtime has ended".to_owned(), sent: true });
-        self.0?.await.unwrap_or_else(lost)
+/// The members that say something: null and the like are not for plugins before 1.1.
+fn given(mut members: Value) -> Value {
+    let nothing = [Value::Null, json!({}), json!([])];
+    if let Some(members) = members.as_object_mut() {
+        members.retain(|_, value| !nothing.contains(value));
     }
+    members
+}
+
+/// An answer that is to come.
+type Pending = oneshot::Receiver<Answer>;
+
+async fn wait(pending: Pending) -> Answer {
+    // Nobody drops the other side without a word, but for a runtime that ends.
+    let reason = "the runtime has ended".to_owned();
+    pending.await.unwrap_or(Err(Error::PluginEnded { reason, sent: true }))
 }
 
 impl Shared {
-    fn has(&self, feature: &str) -> bool {
-        let features =
-            self.description.get().and_then(|description| description["features"].as_array());
-        features.is_some_and(|features| features.iter().any(|name| name == feature))
-    }
-
     fn request(&self, action: &str, payload: Option<Value>) -> Pending {
-        let envelope = payload.map(|payload| ("payload".to_owned(), payload)).into_iter().collect();
+        let envelope = [("payload".to_owned(), payload.unwrap_or_default())].into_iter().collect();
         self.begin(action, envelope, None)
     }
 
     /// Put a request on its way, without waiting for anything. The id comes first: of a line that
     /// is too long the plugin reads no more than the start.
-    fn begin(&self, action: &str, envelope: Envelope, creates: Option<Weak<Owner>>) -> Pending {
+    fn begin(&self, action: &str, envelope: Value, creates: Option<Weak<Owner>>) -> Pending {
         let mut rest = String::new(); // encoded before anybody has to wait for the lock
-        for (name, value) in envelope {
+        for (name, value) in given(envelope).as_object().into_iter().flatten() {
             rest += &format!(",\"{name}\":{value}");
         }
+        let (answer, pending) = oneshot::channel();
         let mut state = lock(&self.state);
-        if state.end.is_some() {
-            drop(state);
-            return Pending(Err(self.gone(false)));
+        if let Some(reason) = state.end.clone() {
+            let _ = answer.send(Err(Error::PluginEnded { reason, sent: false }));
+            return pending;
         }
         state.ids += 1;
         let id = state.ids;
-        let (answer, receiver) = oneshot::channel();
         state.pending.insert(id, Call { answer, creates });
         if let Some(lines) = &state.lines {
             // Nobody takes them when stdin is broken: then the plugin is about to end.
             let _ = lines.send(format!("{{\"id\":{id},\"action\":\"{action}\"{rest}}}\n"));
         }
-        Pending(Ok(receiver))
-    }
-
-    fn gone(&self, sent: bool) -> Error {
-        Error::PluginEnded { reason: lock(&self.state).end.clone().unwrap_or_default(), sent }
+        pending
     }
 
     /// Close stdin behind the lines that are on their way, and bound what is left of the plugin's
@@ -518,37 +489,28 @@ impl Shared {
         let _ = self.lives.send(time); // or it is gone
     }
 
-    async fn write(
-        self: Arc<Self>,
-        mut stdin: ChildStdin,
-        mut lines: mpsc::UnboundedReceiver<String>,
-    ) {
+    async fn write(self: Arc<Self>, mut stdin: ChildStdin, mut lines: UnboundedReceiver<String>) {
         let _closing = Owner(self); // of what has ended, or lives on without reading
-        while let Some(line) = lines.recv().await {
-            if stdin.write_all(line.as_bytes()).await.is_err() {
-                break;
-            }
-        }
+        while let Some(line) = lines.recv().await
+            && stdin.write_all(line.as_bytes()).await.is_ok()
+        {}
     }
 
     /// Read stdout to its end, always: a line is whole only when its LF has come.
-    async fn read(self: Arc<Self>, mut stdout: impl AsyncBufRead + Unpin) {
+    async fn read(self: Arc<Self>, stdout: ChildStdout) {
+        let mut stdout = BufReader::with_capacity(CHUNK, stdout);
         let _closing = Owner(self.clone()); // a plugin that can tell nothing more is of no use
-        loop {
-            let mut line = Vec::new();
-            match stdout.read_until(b'\n', &mut line).await {
-                Ok(_) if line.ends_with(b"\n") => {}
-                _ => break,
-            }
+        let mut line = Vec::new();
+        while stdout.read_until(b'\n', &mut line).await.is_ok() && line.ends_with(b"\n") {
             if let Err(why) = self.take(&line) {
-                let shown: String =
-                    String::from_utf8_lossy(&line).trim().chars().take(200).collect();
-                let words =
-                    format!("the plugin wrote what is no line of its protocol ({why}): {shown}");
+                let shown = String::from_utf8_lossy(&line);
+                let words = "the plugin wrote what is no line of its protocol";
+                let words = format!("{words} ({why}): {:.200}", shown.trim());
                 lock(&self.state).breach = Some(words);
                 self.may_live(Duration::ZERO);
                 break;
             }
+            line = Vec::new(); // and not one that keeps the room of the longest
         }
     }
 
@@ -558,18 +520,13 @@ impl Shared {
         if message["event"] == "websocket-event" {
             return self.take_event(message["payload"].take());
         }
-        let Some(id) = message["id"].as_u64() else {
-            return Ok(());
-        };
+        let Some(id) = message["id"].as_u64() else { return Ok(()) };
         let mut state = lock(&self.state);
-        let Some(call) = state.pending.get(&id) else {
-            return Ok(());
-        };
+        let Some(call) = state.pending.get(&id) else { return Ok(()) };
         let creates = call.creates.clone();
         let answer = if let Value::Object(error) = message["error"].take() {
-            let text =
-                |name| error.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-            Err(Error::Request { code: text("code"), message: text("errMsg") })
+            let Failure { code, message, .. } = Failure::deserialize(error).unwrap_or_default();
+            Err(Error::Request { code, message })
         } else {
             let response =
                 message.get_mut("response").ok_or("an answer without response or error")?.take();
@@ -591,27 +548,23 @@ impl Shared {
         Ok(())
     }
 
-    fn take_event(&self, mut event: Value) -> Result<(), String> {
-        let (Some(id), Some(name)) = (event["id"].as_str(), event["name"].as_str()) else {
-            return Err("an event without id or name".to_owned());
-        };
-        let connection = {
-            let mut state = lock(&self.state);
-            if name == "close" {
-                state.websockets.remove(id)
-            } else {
-                state.websockets.get(id).cloned()
-            }
-        };
-        let Some(connection) = connection else {
-            return Ok(());
-        };
-        let known = match name {
+    fn take_event(&self, event: Value) -> Result<(), String> {
+        let known = match event["name"].as_str().unwrap_or_default() {
             "message" => ["text", "base64"].iter().any(|kind| event["payload"]["type"] == *kind),
             name => ["open", "error", "close"].contains(&name),
         };
-        if known {
-            let event = serde_json::from_value(event).map_err(|error| error.to_string())?;
+        if !known {
+            return Ok(());
+        }
+        let id = event["id"].as_str().unwrap_or_default().to_owned();
+        let event = serde_json::from_value(event).map_err(|error| error.to_string())?;
+        let mut state = lock(&self.state);
+        let connection = match event {
+            Event::Close(_) => state.websockets.remove(&id),
+            _ => state.websockets.get(&id).cloned(),
+        };
+        drop(state);
+        if let Some(connection) = connection {
             connection.take(self, event);
         }
         Ok(())
@@ -619,25 +572,25 @@ impl Shared {
 
     /// Read stderr to its end and remember its last line, which says why if the plugin fails. A
     /// thread passes the lines on: a terminal that has been stopped must not stop the plugin.
-    async fn read_stderr(self: Arc<Self>, mut stderr: impl AsyncBufRead + Unpin) {
+    async fn read_stderr(self: Arc<Self>, stderr: ChildStderr) {
+        let mut stderr = BufReader::with_capacity(CHUNK, stderr);
         let (lines, to_pass) = blocking::sync_channel::<String>(64);
         let sink = self.options.stderr.clone();
         std::thread::spawn(move || {
             for line in to_pass {
-                // Whoever cannot be written to misses it, and a panic is told by its own hook.
-                let _ = catch_unwind(AssertUnwindSafe(|| match &sink {
+                match &sink {
+                    // Whoever cannot be written to misses it.
                     Stderr::Inherit => drop(std::io::stderr().write_all(line.as_bytes())),
                     Stderr::Lines(function) => function(line.trim_end()),
                     Stderr::Nowhere => {}
-                }));
+                }
             }
         });
         let mut line = Vec::new();
         while let Ok(1..) = (&mut stderr).take(CHUNK as u64).read_until(b'\n', &mut line).await {
-            let text = String::from_utf8_lossy(&line).into_owned();
-            line.clear();
+            let text = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
             if !text.trim().is_empty() {
-                lock(&self.state).last_error = text.trim().chars().take(1000).collect();
+                lock(&self.state).last_error = format!(": {:.1000}", text.trim());
                 let _ = lines.try_send(text); // dropped if nobody takes them
             }
         }
@@ -645,18 +598,13 @@ impl Shared {
 
     /// Wait for the end of the process and of its output, each within bounds. Then fail what is
     /// pending, and close every connection that had no close yet.
-    async fn watch(
-        self: Arc<Self>,
-        mut child: Child,
-        mut orders: mpsc::UnboundedReceiver<Duration>,
-        tasks: [JoinHandle<()>; 3],
-    ) {
+    async fn watch(self: Arc<Self>, mut child: Child, mut lives: Times, mut tasks: JoinSet<()>) {
         let never = Instant::now() + Duration::from_secs(86400 * 365);
         let mut end = pin!(sleep_until(never));
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status,
-                Some(time) = orders.recv() => {
+                Some(time) = lives.recv() => {
                     let earlier = end.deadline().min(Instant::now() + time);
                     end.as_mut().reset(earlier);
                 }
@@ -666,25 +614,19 @@ impl Shared {
                 }
             }
         };
-        let [writer, reader, errors] = tasks;
-        let stop = [writer.abort_handle(), reader.abort_handle(), errors.abort_handle()];
-        let _ = timeout(REST_OF_OUTPUT, async { tokio::join!(reader, errors) }).await;
-        stop.iter().for_each(AbortHandle::abort);
-        let (status, how) =
-            status.map_or_else(|error| (-1, format!("is lost: {error}")), how_it_ended);
-        let (pending, websockets, reason) = {
-            let mut state = lock(&self.state);
-            let last = Some(&state.last_error).filter(|line| !line.is_empty());
-            let reason = format!(
-                "the plugin {how}{}",
-                last.map_or(String::new(), |line| format!(": {line}"))
-            );
-            let reason = state.breach.take().unwrap_or(reason);
-            state.end = Some(reason.clone());
-            (std::mem::take(&mut state.pending), std::mem::take(&mut state.websockets), reason)
-        };
+        let _ = timeout(REST_OF_OUTPUT, async { while tasks.join_next().await.is_some() {} }).await;
+        tasks.abort_all();
+        let (status, how) = status.map_or_else(|why| (-1, format!("is lost: {why}")), how_it_ended);
+        let mut state = lock(&self.state);
+        let reason = format!("the plugin {how}{}", state.last_error);
+        let reason = state.breach.take().unwrap_or(reason);
+        state.end = Some(reason.clone());
+        let pending = std::mem::take(&mut state.pending);
+        let websockets = std::mem::take(&mut state.websockets);
+        drop(state);
         for call in pending.into_values() {
-            let _ = call.answer.send(Err(self.gone(true)));
+            let reason = reason.clone();
+            let _ = call.answer.send(Err(Error::PluginEnded { reason, sent: true }));
         }
         for connection in websockets.into_values() {
             let close = Close { code: 1006, reason: reason.clone(), cause: "failure".to_owned() };
@@ -711,7 +653,6 @@ struct Connection {
 }
 
 #[derive(Default)]
-#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Queue {
     events: VecDeque<Event>,
     wakers: Vec<Waker>,
@@ -735,10 +676,9 @@ impl Connection {
         let mut queue = lock(&self.queue);
         queue.over = matches!(event, Event::Close(_));
         if !queue.left {
-            if let Event::Message(message) = &event {
-                queue.bytes += message.len();
-                queue.messages += 1;
-            }
+            let (bytes, messages) = size(&event);
+            queue.bytes += bytes;
+            queue.messages += messages;
             queue.events.push_back(event);
             self.hold(shared, &mut queue);
         }
@@ -756,11 +696,10 @@ impl Connection {
             }
             return Poll::Pending;
         };
-        if let Event::Message(message) = &event {
-            queue.bytes -= message.len();
-            queue.messages -= 1;
-            self.hold(shared, &mut queue);
-        }
+        let (bytes, messages) = size(&event);
+        queue.bytes -= bytes;
+        queue.messages -= messages;
+        self.hold(shared, &mut queue);
         Poll::Ready(Some(event))
     }
 
@@ -768,7 +707,7 @@ impl Connection {
     fn hold(&self, shared: &Shared, queue: &mut Queue) {
         let (bytes, messages) = (shared.options.queue_bytes, shared.options.queue_messages);
         if queue.bytes >= bytes || queue.messages >= messages {
-            queue.full = shared.has("pause");
+            queue.full = shared.pauses.get() == Some(&true);
         } else if queue.bytes <= bytes / 2 && queue.messages <= messages / 2 {
             queue.full = false;
         }
@@ -785,12 +724,12 @@ impl Connection {
     }
 }
 
-impl Message {
-    fn len(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Binary(data) => data.len(),
-        }
+/// The bytes and the number of the messages that an event is.
+fn size(event: &Event) -> (usize, usize) {
+    match event {
+        Event::Message(Message::Text(text)) => (text.len(), 1),
+        Event::Message(Message::Binary(data)) => (data.len(), 1),
+        _ => (0, 0),
     }
 }
 
@@ -802,7 +741,6 @@ pub struct WebSocket {
 
 impl WebSocket {
     /// The plugin's id of this connection, which is in its log as well.
-    #[must_use]
     pub fn id(&self) -> &str {
         &self.connection.id
     }
@@ -813,7 +751,7 @@ impl WebSocket {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn send(&self, message: impl Into<Message>) -> Result<(), Error> {
+    pub async fn send(&self, message: impl Into<Message>) -> Result<()> {
         self.request("websocket-send", json!(message.into())).await.map(drop)
     }
 
@@ -822,7 +760,7 @@ impl WebSocket {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn close(&self) -> Result<(), Error> {
+    pub async fn close(&self) -> Result<()> {
         self.request("websocket-close", json!({})).await.map(drop)
     }
 
@@ -832,16 +770,8 @@ impl WebSocket {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn close_with(
-        &self,
-        code: u16,
-        reason: &str,
-        timeout: Option<Duration>,
-    ) -> Result<(), Error> {
-        let mut payload = json!({"code": code, "reason": reason});
-        if let Some(timeout) = timeout {
-            payload["timeout"] = milliseconds(timeout);
-        }
+    pub async fn close_with(&self, code: u16, reason: &str, time: Option<Duration>) -> Result<()> {
+        let payload = json!({"code": code, "reason": reason, "timeout": milliseconds(time)});
         self.request("websocket-close", payload).await.map(drop)
     }
 
@@ -851,9 +781,8 @@ impl WebSocket {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn ping(&self, timeout: Option<Duration>) -> Result<Duration, Error> {
-        let payload =
-            timeout.map_or(json!({}), |timeout| json!({"timeout": milliseconds(timeout)}));
+    pub async fn ping(&self, timeout: Option<Duration>) -> Result<Duration> {
+        let payload = json!({"timeout": milliseconds(timeout)});
         let (response, _) = self.request("websocket-ping", payload).await?;
         let rtt = response["rtt"].as_f64().unwrap_or_default();
         Ok(Duration::try_from_secs_f64(rtt / 1000.0).unwrap_or_default())
@@ -865,8 +794,8 @@ impl WebSocket {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn pause(&self) -> Result<(), Error> {
-        self.hold(true).wait().await.map(drop)
+    pub async fn pause(&self) -> Result<()> {
+        wait(self.hold(true)).await.map(drop)
     }
 
     /// Let the messages come again, at once or as soon as the queue has room.
@@ -874,8 +803,8 @@ impl WebSocket {
     /// # Errors
     ///
     /// As [`Host::request`].
-    pub async fn resume(&self) -> Result<(), Error> {
-        self.hold(false).wait().await.map(drop)
+    pub async fn resume(&self) -> Result<()> {
+        wait(self.hold(false)).await.map(drop)
     }
 
     fn hold(&self, paused: bool) -> Pending {
@@ -891,7 +820,7 @@ impl WebSocket {
 
     async fn request(&self, action: &str, mut payload: Value) -> Answer {
         payload["id"] = json!(self.id());
-        self.owner.0.request(action, Some(payload)).wait().await
+        wait(self.owner.0.request(action, Some(given(payload)))).await
     }
 }
 
@@ -909,7 +838,7 @@ impl Drop for WebSocket {
         queue.left = true;
         queue.events.clear();
         if !queue.over {
-            let _ = self.owner.0.request("websocket-close", Some(json!({"id": self.id()})));
+            drop(self.owner.0.request("websocket-close", Some(json!({"id": self.id()}))));
         }
     }
 }
