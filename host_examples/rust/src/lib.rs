@@ -46,6 +46,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+mod supervisor;
+pub use supervisor::{Clock, Death, Supervisor};
+
 /// What a plugin has that was told to end, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the rest of the output is waited for after the process has ended. Another process may
@@ -339,8 +342,8 @@ impl Host {
             format!("{error}{}", if old { OF_1_0 } else { "" })
         })?;
         if description["name"] != "wsplugin" || description["protocol"] != 1 {
-            let shown = description.to_string();
-            return Err(format!("the plugin is no wsplugin of protocol 1, but {shown:.200}"));
+            let (name, protocol) = (&description["name"], &description["protocol"]);
+            return Err(format!("the plugin is no wsplugin of protocol 1: {name}, {protocol}"));
         }
         let _ = self.0.0.description.set(description); // the first and only time
         let _ = self.0.0.pauses.set(self.has("pause"));
@@ -417,8 +420,7 @@ impl Host {
     /// Wait until the plugin is gone, whoever has ended it, and return its exit status.
     pub async fn ended(&self) -> i32 {
         let mut ended = self.0.0.ended.subscribe();
-        let status = ended.wait_for(Option::is_some).await; // which only fails without a sender
-        status.ok().and_then(|status| *status).unwrap_or_default()
+        ended.wait_for(Option::is_some).await.expect("this has the sender").unwrap_or_default()
     }
 
     /// Why no request is taken any more, if so.
