@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -76,7 +77,7 @@ async fn a_plugin_that_dies_is_started_again_but_not_for_ever() {
             open_of(websocket.next().await.unwrap());
             let death = deaths.recv().await.unwrap();
             assert_eq!((death.starts, death.gave_up), (starts, false));
-            assert_eq!(death.reason, "the plugin was killed by signal 9");
+            assert!(death.reason.starts_with("the plugin was killed by signal 9"), "{death:?}");
             clock.pass(Duration::from_secs(1));
         }
         // The fifth start was the last for three minutes after the first.
@@ -103,9 +104,10 @@ async fn a_start_that_fails_is_told_the_first_at_once() {
     let nowhere = Options::new(["/nowhere"]);
     assert!(Supervisor::start(nowhere, |_| {}).await.is_err());
     let path = std::env::temp_dir().join(format!("wsplugin-{}", std::process::id()));
-    std::os::unix::fs::symlink(which("python3"), &path).unwrap();
     let mut options = script();
-    options.command[0] = path.to_str().unwrap().to_owned();
+    std::fs::write(&path, format!("#!/bin/sh\nexec {}\n", options.command.join(" "))).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    options.command = vec![path.to_str().unwrap().to_owned()];
     let (sender, mut deaths) = mpsc::unbounded_channel();
     let told = move |death: &Death| drop(sender.send(death.clone()));
     let supervisor = Supervisor::start_with(options, told, Hand::new()).await.unwrap();
@@ -120,11 +122,6 @@ async fn a_start_that_fails_is_told_the_first_at_once() {
     }
     assert_eq!(reasons.len(), 5);
     assert!(reasons[1..].iter().all(|reason| reason.contains("No such file")), "{reasons:?}");
-}
-
-fn which(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.exists()).unwrap()
 }
 
 #[tokio::test]
