@@ -145,6 +145,7 @@ DEMOS = {
     "python, embedded": Example("python_embedded/embedded_demo.py", embedded=True),
     "node": Example("node/demo.ts", ("node",)),
     "go": Example("go/cmd/demo/main.go", ("go",)),
+    "rust": Example("rust/src/bin/demo.rs", ("cargo",)),
     "java": Example("java/Demo.java", ("java", "javac", "mvn")),
     "c": Example("c/demo.c", ("cc",), ("/usr/include/jansson.h",)),
     "c, sanitized": Example(
@@ -167,7 +168,7 @@ class Demo:
         *build, self.command = head_commands(EXAMPLES / example.demo)
         for command in build:
             command = command.replace(*example.instead)
-            subprocess.run(command, shell=True, cwd=folder, check=True, timeout=6 * TIMEOUT)
+            subprocess.run(command, shell=True, cwd=folder, check=True, timeout=20 * TIMEOUT)
 
     def start(self, url: str, plugin: Sequence[str]) -> "subprocess.Popen[str]":
         """Start it with the plugin's command line."""

@@ -43,7 +43,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout};
 
 mod supervisor;
@@ -505,14 +505,15 @@ impl Shared {
         let mut line = Vec::new();
         while stdout.read_until(b'\n', &mut line).await.is_ok() && line.ends_with(b"\n") {
             if let Err(why) = self.take(&line) {
-                let shown = String::from_utf8_lossy(&line);
                 let words = "the plugin wrote what is no line of its protocol";
-                let words = format!("{words} ({why}): {:.200}", shown.trim());
+                let words =
+                    format!("{words} ({why}): {:.200}", String::from_utf8_lossy(&line).trim());
                 lock(&self.state).breach = Some(words);
                 self.may_live(Duration::ZERO);
                 break;
             }
             line = Vec::new(); // and not one that keeps the room of the longest
+            yield_now().await; // so that a pause goes out before more is read
         }
     }
 

@@ -208,10 +208,10 @@ async fn what_is_pending_fails_when_the_plugin_dies() {
 
 #[tokio::test]
 async fn a_stderr_that_blocks_or_panics_stops_nothing() {
-    let blocked = Arc::new(Mutex::new(()));
-    let guard = blocked.lock().unwrap();
-    let taken = blocked.clone();
-    let blocks = Stderr::Lines(Arc::new(move |_| drop(taken.lock())));
+    // Blocks until the test is over.
+    let (over, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Mutex::new(blocked);
+    let blocks = Stderr::Lines(Arc::new(move |_| drop(blocked.lock().map(|over| over.recv()))));
     let panics = Stderr::Lines(Arc::new(|_| panic!("a fault of the app")));
     for stderr in [blocks, panics] {
         let host = Host::start(Options { stderr, ..script() }).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_stderr_that_blocks_or_panics_stops_nothing() {
         }
         assert_eq!(host.stop().await, 0);
     }
-    drop(guard);
+    drop(over);
 }
 
 #[tokio::test]

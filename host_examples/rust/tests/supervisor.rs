@@ -18,7 +18,10 @@ use wsplugin::{Clock, CreateOptions, Death, Error, Event, Options, Supervisor};
 /// A clock that a test sets. Short waits are over at once, and have taken their time then; a long
 /// one waits for a permit.
 #[derive(Clone)]
-struct Hand(Arc<(Mutex<(Instant, Vec<Duration>)>, Semaphore)>);
+struct Hand(Arc<(Mutex<Time>, Semaphore)>);
+
+/// What it is, and what has been waited for.
+type Time = (Instant, Vec<Duration>);
 
 impl Hand {
     fn new() -> Self {
