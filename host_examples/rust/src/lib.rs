@@ -561,12 +561,10 @@ impl Shared {
         }
         let id = event["id"].as_str().unwrap_or_default().to_owned();
         let event = serde_json::from_value(event).map_err(|error| error.to_string())?;
-        let mut state = lock(&self.state);
         let connection = match event {
-            Event::Close(_) => state.websockets.remove(&id),
-            _ => state.websockets.get(&id).cloned(),
+            Event::Close(_) => lock(&self.state).websockets.remove(&id),
+            _ => lock(&self.state).websockets.get(&id).cloned(),
         };
-        drop(state);
         if let Some(connection) = connection {
             connection.take(self, event);
         }
