@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness import CONT, PING, PONG, TEXT, Listener, Plugin, close_frame, frame, within
-from host_lines import close, done, expect_abnormal, expect_failure, send
+from host_lines import background, close, done, expect_abnormal, expect_failure, send
 from pool import Pool
 
 # --- started by the host ---
@@ -48,6 +48,34 @@ def test_messages_arrive_until_the_server_has_closed_too(plugin: Plugin, server:
         peer.send(frame(TEXT, b"lat", fin=False) + frame(CONT, b"er") + close_frame(1000))
     assert plugin.event(id, "message")["data"] == "later"
     assert plugin.event(id, "close")["cause"] == "host"
+
+
+def test_a_cut_is_a_cut_though_another_end_follows_at_once(
+    plugin: Plugin, server: Listener
+) -> None:
+    """The server sees no Close frame, and the host no failure."""
+    id, peer = server.open(plugin)
+    with peer:
+        plugin.send(close(id) | {"payload": {"id": id, "timeout": 0}}, background())
+        assert plugin.read() == done("close")
+        expect_abnormal(plugin.event(id, "close"), "host")
+        assert plugin.read() == done("background")
+        peer.expect_end()
+
+
+def test_a_longer_timeout_of_a_close_counts_as_the_close_timeout(
+    pool: Pool, server: Listener
+) -> None:
+    """Of one that has ended already, too."""
+    with pool.lend("--close-timeout", "0.2") as plugin:
+        id, peer = server.open(plugin)
+        with peer:
+            longer = close(id) | {"payload": {"id": id, "timeout": 3_600_000}}
+            plugin.send(background(), longer)
+            assert plugin.read() == done("close")
+            closed = plugin.event(id, "close")
+            assert "longer than 0.2 seconds" in expect_abnormal(closed, "background")
+            assert plugin.read() == done("background")
 
 
 def test_sends_go_out_before_the_close_frame(plugin: Plugin, server: Listener) -> None:

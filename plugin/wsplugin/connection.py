@@ -290,7 +290,10 @@ class Connection:
             if instead or self._ending is None:
                 self._ending = ending
             self._cut = ending.reason
-        if self.state < State.OPEN:
+        if self.state is State.OPEN:
+            # Till its loss is told, another end must not start the closing handshake.
+            self._enter(State.CLOSING)
+        elif self.state < State.OPEN:
             self._abort_opening(ending.reason)
 
     def _be_patient(self) -> None:

@@ -226,7 +226,7 @@ class Manager:
         if not connection.ending:
             connection.end(Ending(code, reason, "host"))
         if payload.timeout is not None:
-            connection.hurry(payload.timeout / 1000)
+            connection.hurry(min(payload.timeout / 1000, self.settings.close_timeout))
 
     def _pause(self, request: Pause) -> None:
         connection = self._find(request.payload.id, request.app)
