@@ -4,6 +4,14 @@ from typing import Any
 
 REQUEST_CODES = {"not-open", "buffer-full", "unknown-id", "invalid-payload", "shutting-down"}
 CAUSES = {"host", "server", "limit", "background", "shutdown", "failure"}
+NAMING = (
+    "websocket-send",
+    "websocket-close",
+    "websocket-pause",
+    "websocket-resume",
+    "websocket-ping",
+)
+"""The actions that name a connection."""
 
 
 class Violation(AssertionError):
@@ -15,13 +23,21 @@ class Checker:
 
     Every request with an id has exactly one answer. Every connection has exactly one `close` event
     and nothing after it, one `error` event at most and directly before it, `open` before messages.
+    What names an app reaches that app's connections, and learns nothing of the others.
+
+    Args:
+        refuses: whether creates beyond the limit are refused (``--at-limit refuse``).
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.refuses = refuses
         self.pending: dict[Any, dict[str, Any]] = {}
         """Requests without answer, by id."""
         self.created: list[str] = []
         """All connections, in order."""
+        self.apps: dict[str, str | None] = {}
+        """The app of each connection; None for one that was created without a name."""
         self.events: dict[str, list[tuple[str, Any]]] = {}
         """Events by connection."""
         self.sent: dict[str, list[Any]] = {}
@@ -45,7 +61,10 @@ class Checker:
             self.pending[request["id"]] = request
             self._order[request["id"]] = len(self._order)
             if request["action"] == "app-background":
-                self._existed[request["id"]] = list(self.created)
+                app = request.get("app")
+                self._existed[request["id"]] = [
+                    id for id in self.created if app in (None, self.apps[id])
+                ]
         else:
             request |= {"codes": REQUEST_CODES, "optional": True}
             self._unnamed.append(request)
@@ -74,7 +93,10 @@ class Checker:
             if (payload.get("id"), payload.get("name")) != (self._error, "close"):
                 raise Violation(f"between an error and its close: {line}")
         if "event" in line:
-            self._event(line["payload"]["id"], line["payload"]["name"], line["payload"]["payload"])
+            id = line["payload"]["id"]
+            self._event(id, line["payload"]["name"], line["payload"]["payload"])
+            if line.get("app") != self.apps[id] or (self.apps[id] is None and "app" in line):
+                raise Violation(f"{id} is of the app {self.apps[id]}: {line}")
         else:
             self._answer(line)
 
@@ -114,9 +136,16 @@ class Checker:
                 raise Violation(f"{line} to what must be {request['codes']}")
             return
         id = request.get("payload", {}).get("id")
+        if action in NAMING:
+            self._check_reach(line, id, request)
         if "error" in line:
             apology = self.faulty and line["error"]["errMsg"].startswith("internal error")
-            if line["error"]["code"] not in REQUEST_CODES and not apology:
+            known = line["error"]["code"] in REQUEST_CODES or (
+                line["error"]["code"] == "limit-reached"
+                and action == "websocket-create"
+                and self.refuses
+            )
+            if not known and not apology:
                 raise Violation(f"{line} to {request}")
             if action == "websocket-send" and line["error"]["code"] == "not-open":
                 self._refused.setdefault(id, self._order[line["id"]])
@@ -125,6 +154,7 @@ class Checker:
             if id != f"ws-{len(self.created) + 1}":
                 raise Violation(f"{line} after {len(self.created)} connections")
             self.created.append(id)
+            self.apps[id] = request.get("app")
             self.events[id] = []
             self.sent[id] = []
         elif action == "websocket-send":
@@ -140,6 +170,16 @@ class Checker:
             left = [id for id in self._existed[line["id"]] if not self.closed(id)]
             if left:
                 raise Violation(f"{line} before the end of {left}")
+
+    def _check_reach(self, line: Any, id: str, request: dict[str, Any]) -> None:
+        """See whether a request has reached a connection, and whether it was to."""
+        code = line.get("error", {}).get("code")
+        if code not in (None, "unknown-id", "not-open", "buffer-full"):
+            return
+        app = request.get("app")
+        exists = id in self.events
+        if (code != "unknown-id") != (exists and (app in (None, self.apps[id]) or self.closed(id))):
+            raise Violation(f"{line} to {request}, of {id} of the app {self.apps.get(id)}")
 
     def _answer_unnamed(self, line: Any) -> None:
         # What must be answered goes first: what may be is answered with the same codes.
@@ -176,6 +216,8 @@ class Checker:
 
     def _check_close(self, id: str, payload: Any, failed: bool) -> None:
         code, reason, cause = payload["code"], payload["reason"], payload["cause"]
+        if cause == "limit" and self.refuses:
+            raise Violation(f"{id} was evicted, and creates are to be refused: {payload}")
         if cause not in CAUSES or failed != (cause == "failure"):
             raise Violation(f"cause of {id} with{'' if failed else 'out'} error: {payload}")
         if (failed or code == 1006) and not (code == 1006 and reason):

@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 from simulation.host import Host
-from simulation.network import FIRST_PORT, Network
+from simulation.network import Network
 from simulation.script import Script
 from simulation.servers import Content, Server
 from simulation.world import Violation
@@ -22,17 +22,23 @@ def told(payload: Any) -> Content:
             return ("binary", bytes(data))
 
 
-def check_messages(host: Host, network: Network, script: Script) -> None:
+def check_messages(host: Host, network: Network, script: Script, cut: set[str]) -> None:
     """Compare what was told with what the servers sent, and the other way round.
+
+    Args:
+        host: has what the plugin told.
+        network: has the servers.
+        script: has what the host sent.
+        cut: connections that have been cut, whose servers are to get no Close frame.
 
     Raises:
         Violation: a message was lost, made up, or out of order.
 
     """
-    for number, id in enumerate(host.checker.created):
+    for id in host.checker.created:
         events = host.checker.events[id]
         messages = [told(payload) for name, payload in events if name == "message"]
-        servers = [s for s in network.servers.get(FIRST_PORT + number, []) if s.opened]
+        servers = [server for server in network.of(id) if server.opened]
         if not servers:
             if messages:
                 raise Violation(f"{id}: messages of nobody: {messages}")
@@ -45,6 +51,8 @@ def check_messages(host: Host, network: Network, script: Script) -> None:
         _check_received(id, host, script, server)
         if server.fault is not None:
             raise Violation(f"{id}: the server received {server.fault}")
+        if id in cut and server.close_received is not None:
+            raise Violation(f"{id}: it was cut, and the server received a Close frame")
 
 
 def check_left(script: Script) -> None:
@@ -103,6 +111,9 @@ def _check_received(id: str, host: Host, script: Script, server: Server) -> None
     for number, payload in zip(numbers, server.received, strict=True):
         if payloads[number] != payload:
             raise Violation(f"{id}: message {number} arrived as {payload!r}")
+        app = script.senders[id][number]
+        if app not in (None, host.checker.apps[id]):
+            raise Violation(f"{id}: message {number} is of the app {app}")
     answered = script.done.get(id, set())
     came = set(numbers)
     last = max(numbers, default=-1)
@@ -122,7 +133,7 @@ def check_memory(session: Any) -> None:
     """
     held = {
         f"{type(owner).__name__}.{name}": value
-        for owner in (session._manager, session._output)
+        for owner in (session._manager, session._manager.turns, session._output)
         for name, value in vars(owner).items()
         if hasattr(value, "__len__") and not isinstance(value, str) and len(value)
     }

@@ -5,69 +5,28 @@ late is late. Where the host was behind, and so the plugin was to hold back, no 
 """
 
 import math
+import re
+from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from simulation.apps import Apps
 from simulation.host import Host
-from simulation.network import FIRST_PORT, Network
+from simulation.life import GRACE, Life
+from simulation.network import Network
 from simulation.servers import Server
 from simulation.world import Violation, World
 from wsplugin.settings import PING_TIMEOUT, Settings
 
 TICK: Final = 1e-6
 """What floating point may lose."""
-GRACE: Final = 1.0
-"""Seconds for ends that the plugin decides, and after both Close frames."""
 STOP: Final = 2.0
 """Seconds from a signal, or from the loss of the host, to the end."""
 LAST: Final = 0.3
 """Seconds that the host has for the last lines when the exit timeout is over."""
 OVERTIME: Final = 1 / 8
 """By which part of its time something may end too late that progress prolongs."""
-
-
-class Life:
-    """What is known of one connection's times."""
-
-    def __init__(self, number: int, created: float, timeout: float) -> None:
-        self.id = f"ws-{number}"
-        self.port = FIRST_PORT + number - 1
-        self.created = created
-        self.timeout = timeout
-        self.opened = math.inf
-        self.heard = -math.inf
-        """When something last arrived that was in time."""
-        self.unsure = False
-        """Whether something came just when its time was over."""
-        self.close_asked = math.inf
-        """When the plugin has taken a ``websocket-close``."""
-        self.ended_by_plugin = math.inf
-        """When background or a signal has ended it, or the limit where that is sure."""
-        self.may_be_paused = False
-        """Whether it is paused, if nothing but the host has had a say."""
-        self.silent = False
-        """Whether no message of it may be told, since the plugin has said so."""
-        self.in_doubt = False
-        """Whether it may have been evicted, and so resumed."""
-        self.timeless = False
-        """Whether it was paused before its server could be taken for dead."""
-        self.read_from = -math.inf
-        """When it was resumed."""
-        self.anew_at = -math.inf
-        """When a resume has surely begun the times of its pings anew."""
-        self.pings: dict[Any, tuple[float, float]] = {}
-        """When each ping of the host's that waits was asked for, and its time in seconds."""
-
-    @property
-    def staying(self) -> bool:
-        """Whether its end has not been decided, as far as the host can know."""
-        return self.close_asked == self.ended_by_plugin == math.inf
-
-    def resume(self, now: float) -> None:
-        """Take note that it is resumed, or that its end is decided, which does the same."""
-        if self.timeless:
-            self.anew_at = now
-        self.timeless = self.may_be_paused = False
-        self.read_from = now
+TOOK_LONGER: Final = re.compile(r"the closing handshake took longer than (\S+) seconds")
 
 
 class Bounds:
@@ -87,6 +46,15 @@ class Bounds:
         self.host = host
         self.lives: dict[str, Life] = {}
         """All connections that have had no ``close`` event."""
+        self.apps = Apps(world, settings, network, self.lives, self._surely_stays)
+        self.created: Callable[[], int] = lambda: 0
+        """Tells how many connections the plugin has created."""
+        self.cut: set[str] = set()
+        """Connections that have been cut and can have had no Close frame."""
+        self.cuts = self.hurried = 0
+        """How many have been cut, and how many have had less than the close timeout."""
+        # The create that was taken last, until it is known what has become of it.
+        self._creating: dict[str, Any] | None = None
         self._closes: dict[Any, Life] = {}
         # Requests that pause, resume or ping, each with its connection.
         self._asked: dict[Any, tuple[str, Life]] = {}
@@ -94,41 +62,77 @@ class Bounds:
         self.pauses = self.pongs = 0
         """How many pauses have held, and how many pings have been answered with a time."""
         self._stopped = False
-        self._evicting = -math.inf
         self._slack = TICK + slack
 
     def dispatched(self, request: dict[str, Any]) -> None:
         """The plugin has taken a request."""
-        now = self.world.now
+        self._settle()
         match request["action"]:
             case "websocket-create":
-                if not self._stopped:
-                    self._evicting = now
-                    self._evict()
-                    self._create(request["payload"])
+                self._creating = request
             case "websocket-close":
-                life = self.lives.get(request["payload"]["id"])
-                if life is not None and life.close_asked == math.inf:
-                    life.close_asked = now
-                    life.resume(now)
-                    life.silent = False
-                    self._closes[request.get("id")] = life
+                if (life := self.apps.reached(request)) is not None:
+                    self._close(request, life)
             case "websocket-pause" | "websocket-resume" | "websocket-ping":
-                life = self.lives.get(request["payload"]["id"])
-                if life is not None:
+                if (life := self.apps.reached(request)) is not None:
                     self._asked[request["id"]] = request["action"], life
                     self._asks(request, life)
             case "app-background":
-                self.plugin_ends()
+                self.apps.background(request)
 
     def answered(self, line: Any) -> None:
-        """The plugin has answered: a close that it could not carry out was none."""
-        life = self._closes.pop(line["id"], None)
+        """The plugin has answered: a close that it could not carry out was none.
+
+        Raises:
+            Violation: the answer cannot be right.
+
+        """
+        self._settle()
+        id = line["id"]
+        life = self._closes.pop(id, None)
         if life is not None and "error" in line:
-            life.close_asked = math.inf
+            life.closes.pop(id, None)
             life.may_be_paused = True  # it is as it was before, and that is not known any more
-        if line["id"] in self._asked:
-            self._answered(line, *self._asked.pop(line["id"]))
+        elif life is not None and life.cut == id:
+            life.cut_told = True
+        if id in self._asked:
+            self._answered(line, *self._asked.pop(id))
+        self.apps.answered(line)
+        for life in self.lives.values():
+            if id in life.owed:
+                life.owed.discard(id)
+                refused = line.get("error", {}).get("code") == "not-open"
+                if refused and life.cut_surely and not life.cut_told:
+                    raise Violation(f"{line} before the answer to what has cut {life.id}")
+
+    def _close(self, request: dict[str, Any], life: Life) -> None:
+        """The plugin has taken a request to close, or to cut."""
+        now, id = self.world.now, request["id"]
+        ms = request["payload"].get("timeout")
+        longest = self.settings.close_timeout
+        if ms == 0 and life.cut is None:
+            life.cut_surely = life.staying and not life.in_doubt and self._surely_stays(life)
+            life.cut = id
+            life.owed = self._owed(life)
+        if ms is not None:
+            life.closes[id] = now, min(longest, ms / 1000)
+        elif not life.closes:
+            life.closes[id] = now, longest
+            life.usual = id
+        self._closes[id] = life
+        life.resume(now)
+        life.silent = False
+
+    def _owed(self, life: Life) -> set[Any]:
+        """Return the sends and pings of a connection that wait."""
+        return {
+            id
+            for id, request in self.host.checker.pending.items()
+            if request["action"] in ("websocket-send", "websocket-ping")
+            and request["payload"]["id"] == life.id
+            and request.get("app") in (None, life.app)
+            and id in self.host.taken
+        }
 
     def _asks(self, request: dict[str, Any], life: Life) -> None:
         """The plugin has taken a request to pause, to resume or to ping."""
@@ -179,6 +183,9 @@ class Bounds:
             Violation: it had said that it would not.
 
         """
+        self._settle()
+        if self.lives[id].cut_told:
+            raise Violation(f"{id}: a message though it has been cut")
         if self.lives[id].silent and not self.host.stdin.closed:
             raise Violation(f"{id}: a message though it is paused")
 
@@ -186,30 +193,26 @@ class Bounds:
         """Tell whether what comes from its server has to be read."""
         return not life.may_be_paused or self.host.stdin.closed
 
-    def _create(self, payload: dict[str, Any]) -> None:
-        """Begin to follow a connection: its id is known before it is answered."""
+    def _settle(self) -> None:
+        """Find out what has become of the create that was taken last: its id is not yet told."""
+        if self._creating is None:
+            return
+        request, self._creating = self._creating, None
+        app, payload = request.get("app"), request["payload"]
+        if self.created() == self._created:
+            if not (self._stopped or self.expired() or self.host.gone):
+                self.apps.refuse(app)
+            return
+        self.apps.make_room(app)
         self._created += 1
         timeout = payload.get("timeout")
         seconds = self.settings.open_timeout if timeout is None else timeout / 1000
-        life = Life(self._created, self.world.now, seconds)
+        port = urlsplit(payload["url"]).port
+        assert port is not None
+        life = Life(f"ws-{self._created}", port, app, self.world.now, seconds)
+        life.coveted = len(self.apps.of(app)) >= self.settings.max_connections
         self.lives[life.id] = life
-
-    def _evict(self) -> None:
-        """A create makes one connection more: the oldest that stays has to go."""
-        staying = [life for life in self.lives.values() if life.staying]
-        if len(staying) >= self.settings.max_connections and all(map(self._surely_stays, staying)):
-            staying[0].ended_by_plugin = self.world.now
-        if len(self.lives) >= self.settings.max_connections:
-            self._doubt(staying)
-
-    def _doubt(self, staying: list[Life]) -> None:
-        """One of these may have been evicted: the oldest whose end was not decided, or waited."""
-        is_found = False
-        for life in staying:
-            is_sure = self._surely_stays(life) and not life.in_doubt
-            if not is_found or life.opened == math.inf:
-                life.in_doubt, life.silent = True, False
-            is_found |= is_sure
+        self.network.name(port, life.id, app)
 
     def _surely_stays(self, life: Life) -> bool:
         """Tell whether the plugin cannot have decided by itself that a connection ends."""
@@ -222,15 +225,10 @@ class Bounds:
 
     def stop(self) -> None:
         """A signal ends all that exist, and there will be no more."""
+        self._settle()
         self._stopped = True
-        self.plugin_ends()
-
-    def plugin_ends(self) -> None:
-        """Background or a signal ends all that exist."""
         for life in self.lives.values():
-            life.ended_by_plugin = min(life.ended_by_plugin, self.world.now)
-            life.resume(self.world.now)
-            life.silent = False
+            life.end(self.world.now)
 
     def event(self, id: str, name: str, payload: Any) -> None:
         """The plugin has written an event.
@@ -239,11 +237,14 @@ class Bounds:
             Violation: it comes too late, or too soon.
 
         """
+        self._settle()
         life = self.lives[id]
         now = self.world.now
         begun = self.network.begun.get(life.port, math.inf)
         if name == "open":
             life.opened = now
+            if life.cut_told:
+                raise Violation(f"{id}: open though it has been cut")
             self._at_most(life, now, begun + life.timeout, "open", begun)
         elif name == "error" and payload["code"] == "open-timeout":
             self._exactly(life, now, begun + life.timeout, "open-timeout", begun)
@@ -257,20 +258,24 @@ class Bounds:
         servers = self.network.servers.get(life.port, [])
         if life.opened == math.inf and begun < math.inf:
             self._at_most(life, now, begun + life.timeout, "end of the opening", begun)
-        if payload["cause"] == "host":
-            progress = max((self._taken_at(s) for s in servers), default=-math.inf)
-            patience = self.settings.close_timeout
-            bound = life.close_asked + patience
+        progress = max((self._taken_at(s) for s in servers), default=-math.inf)
+        for request, (asked_at, patience) in life.closes.items():
+            if request == life.usual and payload["cause"] != "host":
+                continue  # it has brought no other end forward
+            bound = asked_at + patience
             if progress >= life.close_asked:  # the Close frame itself is taken, too
-                bound = progress + patience * (1 + OVERTIME)
-            self._at_most(life, now, bound, "end of a close", life.close_asked)
+                bound = max(progress, asked_at) + patience * (1 + OVERTIME)
+            self._at_most(life, now, bound, "end of a close", asked_at)
+        self._check_time_had(life, now, servers, payload)
+        if life.cut is not None:
+            self._check_cut(life, now, payload)
         if life.ended_by_plugin < math.inf:
             start = life.ended_by_plugin
             self._at_most(life, now, start + GRACE, f"end by {payload['cause']}", start)
         if now > self.exit_at + self._slack:  # whether the host is behind or not
             raise Violation(f"{life.id}: {now - self.exit_at:g} s too late, at the exit timeout")
-        if payload["cause"] == "limit":
-            start = self._evicting
+        start = self.apps.closed(life, payload)
+        if start < math.inf:
             self._at_most(life, now, start + GRACE, "eviction", start)
         for server in servers:
             both = server.close_received is not None and server.close_sent is not None
@@ -279,6 +284,42 @@ class Bounds:
             if both and read >= server.close_sent_end and life.opened < math.inf:
                 start = max(server.close_received_at, down.progress_at)
                 self._at_most(life, now, start + GRACE, "end after both Close frames", start)
+
+    def _check_time_had(self, life: Life, now: float, servers: list[Server], payload: Any) -> None:
+        """See that a server that was given up in its closing handshake has had its time."""
+        words = TOOK_LONGER.match(payload["reason"])
+        if words is None or life.cut is not None:
+            return
+        own = {f"{seconds:g}" for _, seconds in life.closes.values()}
+        self.hurried += words[1] in own and float(words[1]) < self.settings.close_timeout
+        may_be_hurried = (
+            life.ended_by_plugin < math.inf
+            or life.in_doubt
+            or life.coveted
+            or life.crowded
+            or any(server.close_sent is not None for server in servers)
+        )
+        allowed = {*own, f"{self.settings.close_timeout:g}"}
+        if may_be_hurried:
+            allowed.add(f"{GRACE:g}")
+        if words[1] not in allowed:
+            raise Violation(f"{life.id}: {payload}, and it had {sorted(allowed)} seconds")
+        early = life.close_asked + float(words[1]) - self._slack - now
+        if payload["cause"] == "host" and early > 0:
+            raise Violation(f"{life.id}: {payload}, {early:g} s too soon")
+
+    def _check_cut(self, life: Life, now: float, payload: Any) -> None:
+        """See how a connection was cut: at once, and after all that waited was answered."""
+        at, _ = life.closes.get(life.cut, (math.inf, 0.0))
+        if now > at + self._slack and self.world.frozen_until < at:
+            raise Violation(f"{life.id}: {now - at:g} s too late, having been cut")
+        if life.cut_surely and not self.host.checker.faulty:
+            self.cuts += 1
+            self.cut.add(life.id)
+            if life.owed & self.host.checker.pending.keys():
+                raise Violation(f"{life.id}: {life.owed} have not been answered before its end")
+            if (payload["code"], payload["cause"]) != (1006, "host"):
+                raise Violation(f"{life.id}: {payload}, and it was cut")
 
     def _taken_at(self, server: Server) -> float:
         """Return when the server has last taken something, as far as the system tells."""
@@ -313,6 +354,7 @@ class Bounds:
             Violation: something is.
 
         """
+        self._settle()
         now = self.world.now
         for life in self.lives.values():
             if life.opened < math.inf:
@@ -320,7 +362,8 @@ class Bounds:
                     if server.opened:  # and lost no race
                         self._check_keepalive(life, server)
             self._at_most(life, now, life.ended_by_plugin + GRACE, "the end", life.ended_by_plugin)
-        self._check_waiting()
+        for life, since in self.apps.waiting():
+            self._at_most(life, now, since + GRACE, "its place", since)
 
     def _check_keepalive(self, life: Life, server: Server) -> None:
         link = server.peer.link
@@ -345,24 +388,6 @@ class Bounds:
             and server.close_sent is None
         ):
             raise Violation(f"{life.id}: nothing has come from the server, and nobody noticed")
-
-    def _check_waiting(self) -> None:
-        """Of the connections that leave, one must do so in a second if another waits for it."""
-        if self.settings.proxy != "none":
-            return  # when a connection has begun is not seen
-        begun = self.network.begun
-        waiting = [life for life in self.lives.values() if life.port not in begun]
-        leaving = [
-            life
-            for life in self.lives.values()
-            if life.port in begun and life.close_asked < math.inf
-        ]
-        if waiting and leaving:
-            first = waiting[0]
-            since = max(
-                first.created, *(max(life.close_asked, begun[life.port]) for life in leaving)
-            )
-            self._at_most(first, self.world.now, since + GRACE, "its place", since)
 
     # --- the end ---
 

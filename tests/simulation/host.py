@@ -300,6 +300,8 @@ class Host:
         self.stdout.received = self._received
         self.checker = Checker()
         self.random: random.Random = world.random("host")
+        self.gone = False
+        """Whether it has hung up, or been killed."""
         self.on_dispatch: Callable[[dict[str, Any]], None] = lambda request: None
         """Called when the plugin takes a line that is a request."""
         self.on_event: Callable[[str, str, Any], None] = lambda *event: None

@@ -10,10 +10,12 @@ import functools
 import math
 import random
 import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from simulation import behaviours, proxies
+from simulation.life import App
 from simulation.proxies import Proxy
 from simulation.servers import Behaviour, Server
 from simulation.sockets import Link, Peer, Sockaddr, Socket, Weather
@@ -51,7 +53,7 @@ class Network:
 
     Args:
         world: the world.
-        limit: how many connections may have had a byte sent at the same time.
+        limit: how many connections of an app may have had a byte sent at the same time.
         max_size: the longest message that the plugin takes.
 
     """
@@ -64,6 +66,10 @@ class Network:
         """All connections ever made, by port."""
         self.begun: dict[int, float] = {}
         """When the first look-up or connection of a port was asked for."""
+        self.ids: dict[int, str] = {}
+        """The connection of each port; none for those whose create was refused."""
+        self.ports: dict[str, int] = {}
+        self._apps: dict[int, App] = {}
         self._limit = limit
         self._max_size = max_size
         self._by_link: dict[Link, tuple[int, Server]] = {}
@@ -75,13 +81,24 @@ class Network:
         """Return what a port leads to."""
         return self.places[port]
 
-    def served(self) -> list[tuple[int, Server]]:
-        """Return port and server of all connections that the plugin has not closed."""
+    def name(self, port: int, id: str, app: App) -> None:
+        """Take note of which connection has a port, and of its app."""
+        self.ids[port], self.ports[id], self._apps[port] = id, port, app
+
+    def of(self, id: str) -> list[Server]:
+        """Return the servers of all connections ever made for one of the host's."""
+        return self.servers.get(self.ports[id], [])
+
+    def served(self) -> list[tuple[str, Server]]:
+        """Return id and server of all connections that the plugin has not closed."""
         self._links = [link for link in self._links if not link.closed]
-        return [self._by_link[link] for link in self._links if link in self._by_link]
+        served = [self._by_link[link] for link in self._links if link in self._by_link]
+        return [(self.ids[port], server) for port, server in served]
 
     def touch(self, port: int) -> None:
         """Take note that the plugin begins to connect."""
+        if port not in self.ids and port != proxies.PORT:
+            self.world.fail(Violation(f"port {port} is nobody's, and is connected to"))
         if port not in self.begun:
             self.begun[port] = self.world.now
 
@@ -156,14 +173,23 @@ class Network:
         server = Server(self.world, peer, self.places[port].behaviour, self._max_size)
         self.servers.setdefault(port, []).append(server)
         self._by_link[peer.link] = (port, server)
+        self._count()
 
     def _spoke(self, link: Link) -> None:
-        """Count the connections that have had a byte sent: more than the places is forbidden."""
-        self._spoken = [other for other in self._spoken if not other.closed]
         self._spoken.append(link)
-        if len(self._spoken) > self._limit:
-            count = len(self._spoken)
-            self.world.fail(Violation(f"{count} connections at once, {self._limit} are allowed"))
+        self._count()
+
+    def _count(self) -> None:
+        """Count the connections that have had a byte sent: no app may have more than the places."""
+        self._spoken = [other for other in self._spoken if not other.closed]
+        counts: Counter[App] = Counter()
+        for link in self._spoken:
+            port = self._by_link[link][0] if link in self._by_link else link.address[1]
+            if port != proxies.PORT:  # whose it is, the proxy has not been told
+                counts[self._apps[port]] += 1
+        allowed = self._limit * len(set(self._apps.values()))
+        if max(counts.values(), default=0) > self._limit or len(self._spoken) > allowed:
+            self.world.fail(Violation(f"{counts} connections at once, each may have {self._limit}"))
 
 
 class SocketModule:

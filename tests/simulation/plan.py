@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from simulation import faults, proxies
 from simulation.faults import Fault
+from simulation.life import App
 from wsplugin.settings import Settings
 
 SCALES: Final[list[dict[str, float]]] = [
@@ -18,6 +19,7 @@ SCALES: Final[list[dict[str, float]]] = [
         "ROOM": 256,
         "SLICE": 100,
         "TURN": 0.001,
+        "TURN_SIZE": 300,
     },
     {
         "HIGH_WATER": 10_000,
@@ -27,15 +29,27 @@ SCALES: Final[list[dict[str, float]]] = [
         "FIRST_ROOM": 600,
         "ROOM": 4000,
         "SLICE": 1000,
+        "TURN_SIZE": 2000,
     },
 ]
 """What the plugin's limits of flow control are set to, so that small runs reach them."""
+
+
+APPS: Final[list[tuple[App, ...]]] = [
+    *[(None,)] * 3,
+    ("shop",),
+    (None, "shop"),
+    ("shop", "game"),
+    (None, "shop", "game"),
+]
 
 
 class Plan(NamedTuple):
     """One run's conditions; those of a scenario, if not said otherwise."""
 
     settings: Settings
+    apps: tuple[App, ...] = (None,)
+    """Those that the host serves."""
     scale: dict[str, float] = SCALES[0]
     creep: float = 0.0
     """Seconds that pass whenever the plugin looks at the clock, as on a busy machine."""
@@ -59,6 +73,7 @@ def drawn(draw: random.Random) -> Plan:
     room, pace = draw.choice(((65_536, 0.0), (4096, 0.0), (300, 0.0), (300, 0.003), (1500, 0.1)))
     return Plan(
         draw_settings(draw),
+        draw.choice(APPS),
         draw.choice((*SCALES, *SCALES[1:])),
         draw.choice((0.0, 0.0, 0.0, 0.0, 0.0003)),
         draw.choice((65_536, 65_536, 100)),
@@ -87,4 +102,5 @@ def draw_settings(draw: random.Random) -> Settings:
         linger=draw.choice((0.0, 0.0, 0.0, 0.5, 3.0)),
         proxy=proxies.URL if draw.random() < 0.15 else "none",
         exit_timeout=draw.choice((None, None, None, 0.1, 1.5, 4.0)),
+        at_limit=draw.choice(("evict", "evict", "evict", "refuse")),
     )

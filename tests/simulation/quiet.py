@@ -7,7 +7,7 @@ from typing import Any
 
 from simulation.bounds import Bounds
 from simulation.host import Host
-from simulation.network import FIRST_PORT, Network
+from simulation.network import Network
 from simulation.script import Script
 from simulation.servers import Server
 from simulation.world import Violation
@@ -56,8 +56,8 @@ class Quiet:
             raise Violation("the output stays full, and the host has read all")
         if self.host.stdin.neglected:
             raise Violation("nobody reads stdin")
-        for port, server in self.network.served():
-            self._check_link(f"ws-{port - FIRST_PORT + 1}", server)
+        for id, server in self.network.served():
+            self._check_link(id, server)
         for request in self.host.checker.pending.values():
             if request["id"] in self.host.taken:
                 self._check_request(request)
@@ -97,7 +97,7 @@ class Quiet:
             case "websocket-send":
                 self._check_send(request)
             case "app-background":
-                if not self.session._manager._connections:
+                if not self.bounds.apps.is_waited_for(request):
                     raise Violation(f"{request} waits for nobody")
             case "websocket-ping":
                 self._check_ping(request)
@@ -109,8 +109,7 @@ class Quiet:
         events = self.host.checker.events.get(id, [])
         if not any(name == "open" for name, _ in events) or id in self.failing:
             return
-        servers = self.network.servers.get(int(id[3:]) - 1 + FIRST_PORT, [])
-        if all(server.well for server in servers):
+        if all(server.well for server in self.network.of(id)):
             raise Violation(f"{request} waits, and the server has read everything")
 
     def _check_ping(self, request: dict[str, Any]) -> None:

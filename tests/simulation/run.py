@@ -92,8 +92,9 @@ class Run:
             plan.splits,
         )
         # On a busy machine a few hundred glances at the clock may lie between cause and effect.
+        self.host.checker.refuses = settings.at_limit == "refuse"
         self.bounds = Bounds(world, settings, self.network, self.host, plan.creep * 500)
-        self.script = Script(world, self.host, self.network, settings, course)
+        self.script = Script(world, self.host, self.network, settings, plan.apps, course)
         self.quiet = Quiet(self.host, self.network, self.script, self.bounds)
         self.loop = Loop(world, self.quiet.check, plan.creep)
         self.injection = Injection(world, plan.fault, self._fault_happened)
@@ -153,6 +154,7 @@ class Run:
         session.record(host)  # type: ignore[arg-type]
         session.watch(Parent(self.script))  # type: ignore[arg-type]
         self.quiet.session = session
+        self.bounds.created = lambda: session._manager._created
 
         def stop() -> None:
             # What the plugin takes before it learns of the signal is carried out.
@@ -221,7 +223,7 @@ class Run:
         else:
             self.host.forget_unread()
         self.host.checker.finish()
-        accounts.check_messages(self.host, self.network, self.script)
+        accounts.check_messages(self.host, self.network, self.script, self.bounds.cut)
 
 
 @contextlib.contextmanager

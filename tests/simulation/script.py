@@ -9,6 +9,7 @@ import msgspec
 
 from simulation import proxies
 from simulation.host import Host
+from simulation.life import App
 from simulation.network import FIRST_PORT, Network, Place, draw_place
 from simulation.servers import Server
 from simulation.world import World
@@ -17,6 +18,8 @@ from wsplugin.settings import Settings
 AT_ONCE: Final = 0.05
 """Seconds within which even a busy machine refuses a message that it does not let wait."""
 PAUSES: Final = (0.0, 0.0, 0.0, 0.001, 0.05, 0.5, 2.0)
+NOBODY: Final = "nobody"
+"""An app that has no connection."""
 LOOPBACK: Final = ("127.0.0.1", "::1")
 PUBLIC: Final = ("93.184.216.34", "2606:2800:220:1::1")
 PRIVATE: Final = ("10.0.0.7",)
@@ -27,6 +30,8 @@ MALFORMED: Final[list[tuple[bytes, *tuple[str, ...]]]] = [
     (b"\xff", "invalid-json"),
     (b'{"action":"websocket-send"', "invalid-json"),
     (b'{"action":"nothing"}', "unknown-action"),
+    (b'{"action":"app-background","app":null}', "invalid-request"),
+    (b'{"action":"websocket-create","payload":{"url":"ws://x"},"app":""}', "invalid-request"),
     (
         b'{"action":"websocket-close","payload":{"id":"ws-1","code":1}}',
         "invalid-payload",
@@ -45,6 +50,7 @@ class Script:
     """Plays the host: its requests, pauses and end.
 
     Args:
+        apps: those that it serves.
         course: what it does; yields how many seconds to wait. None for what the seed says.
 
     """
@@ -55,6 +61,7 @@ class Script:
         host: Host,
         network: Network,
         settings: Settings,
+        apps: tuple[App, ...] = (None,),
         course: Callable[["Script"], Iterator[float]] | None = None,
     ) -> None:
         self.over = False
@@ -64,11 +71,14 @@ class Script:
         self.host = host
         self.network = network
         self.settings = settings
+        self.apps = apps
         self.random = world.random("script")
         self.creates = 0
         """How many connections have been asked for."""
         self.sent: dict[str, dict[int, bytes]] = {}
         """The messages of each connection, by their numbers."""
+        self.senders: dict[str, dict[int, App]] = {}
+        """The apps that the requests to send them named."""
         self.done: dict[str, set[int]] = {}
         """The numbers of those that were answered with ``{}``."""
         self.waited: dict[str, list[int]] = {}
@@ -104,7 +114,7 @@ class Script:
             *[self.create] * 5,
             *[self.send] * 12,
             *[self.send_many] * 4,
-            *[self.close] * 2,
+            *[self.close] * 3,
             *[self.pause_or_resume] * 4,
             *[self.ping] * 2,
             self.strange,
@@ -115,7 +125,7 @@ class Script:
                 line for _ in range(draw.choice((1, 1, 2, 5))) for line in draw.choice(steps)()
             ]
             if draw.random() < 0.04:
-                lines += [self.request("app-background")]
+                lines += [self.request("app-background", app=draw.choice(self.apps))]
             self.host.write_lines(*lines)
             yield draw.choice(PAUSES)
             if draw.random() < 0.06:
@@ -174,12 +184,15 @@ class Script:
 
     def _leave(self) -> None:
         self.gone_at = self.world.now
-        served = ((f"ws-{port - FIRST_PORT + 1}", server) for port, server in self.network.served())
+        self.host.gone = True
+        served = self.network.served()
         self.left = [(id, server) for id, server in served if id in self._open() and server.well]
 
     # --- requests ---
 
-    def request(self, action: str, payload: Any = None, *, named: bool = True) -> "Line":
+    def request(
+        self, action: str, payload: Any = None, *, named: bool = True, app: App = None
+    ) -> "Line":
         """Return a request as a line, known to the checker."""
         self._requests += 1
         number = self._requests
@@ -189,23 +202,36 @@ class Script:
         request["action"] = action
         if payload is not None:
             request["payload"] = payload
+        if app is not None:
+            request["app"] = app
         line = msgspec.json.encode(request)
         if len(line) > self.settings.max_line:
             return line, self.host.checker.expect_error(request.get("id"), "line-too-long")
         return line, self.host.checker.request(request)
 
-    def create_at(self, place: Place, host: str = "127.0.0.1", **options: Any) -> str:
+    def about(self, action: str, payload: dict[str, Any], *, named: bool = True) -> "Line":
+        """Return a request about some connection, mostly one that may reach it."""
+        draw = self.random
+        app = None
+        if self.apps != (None,):
+            owner = self.host.checker.apps.get(payload["id"], self.apps[0])
+            app = draw.choice((*[owner] * 6, None, *self.apps, NOBODY))
+        return self.request(action, payload, named=named, app=app)
+
+    def create_at(
+        self, place: Place, host: str = "127.0.0.1", app: App = None, **options: Any
+    ) -> str:
         """Create a connection to a place, and write the request; return its id."""
         port = FIRST_PORT + self.creates
         self.creates += 1
         self.network.places[port] = place
         payload = {"url": f"ws://{host}:{port}/", **options}
-        self.host.write_lines(self.request("websocket-create", payload))
+        self.host.write_lines(self.request("websocket-create", payload, app=app))
         return f"ws-{self.creates}"
 
-    def write(self, action: str, payload: Any = None) -> None:
+    def write(self, action: str, payload: Any = None, app: App = None) -> None:
         """Write a request."""
-        self.host.write_lines(self.request(action, payload))
+        self.host.write_lines(self.request(action, payload, app=app))
 
     def refused(self, code: str, action: str, payload: Any) -> "Line":
         """Return a request that must be answered with an error."""
@@ -248,12 +274,14 @@ class Script:
             options["binaryType"] = "base64"
         if draw.random() < 0.1:
             options["headers"] = {"X-Sim": "1"}
-        return [self.request("websocket-create", options)]
+        return [self.request("websocket-create", options, app=draw.choice(self.apps))]
 
     def _some_id(self) -> str | None:
         """Return a connection, rather a young one; now and then one that does not exist yet."""
         draw = self.random
-        newest = self.creates
+        checker = self.host.checker
+        asked = [r for r in checker.pending.values() if r["action"] == "websocket-create"]
+        newest = len(checker.created) + len(asked)
         if not newest:
             return None
         if draw.random() < 0.7 and (known := self._open()):
@@ -291,8 +319,9 @@ class Script:
                 payload |= {"type": "arraybuffer", "data": list(data)}
             case 2:
                 payload |= {"type": "base64", "data": base64.b64encode(data).decode()}
-        line, request = self.request("websocket-send", payload, named=draw.random() < 0.95)
+        line, request = self.about("websocket-send", payload, named=draw.random() < 0.95)
         messages[number] = data
+        self.senders.setdefault(id, {})[number] = request.get("app")
         if request["action"] is not None and "id" in request:
             self._sends[request["id"]] = (id, number)
         return [(line, request)]
@@ -316,21 +345,25 @@ class Script:
         payload: dict[str, Any] = {"id": id}
         if draw.random() < 0.5:
             payload |= {"code": draw.choice((1000, 1001, 3000, 4999)), "reason": "done ✓"}
-        return [self.request("websocket-close", payload)]
+        elif draw.random() < 0.2:
+            payload |= {"code": 1005}
+        if draw.random() < 0.6:
+            payload["timeout"] = draw.choice((0, 0, 0, 1, 50, 700, 20_000))
+        return [self.about("websocket-close", payload)]
 
     def pause_or_resume(self) -> list["Line"]:
         """Pause some connection, or resume one that was paused, or another."""
         draw = self.random
         if self._paused and draw.random() < 0.6:
             id = self._paused.pop(draw.randrange(len(self._paused)))
-            return [self.request("websocket-resume", {"id": id})]
+            return [self.about("websocket-resume", {"id": id})]
         some = self._some_id()
         if some is None:
             return []
         if draw.random() < 0.1:
-            return [self.request("websocket-resume", {"id": some})]
+            return [self.about("websocket-resume", {"id": some})]
         self._paused.append(some)
-        return [self.request("websocket-pause", {"id": some})]
+        return [self.about("websocket-pause", {"id": some})]
 
     def ping(self) -> list["Line"]:
         """Ping some server, now and then more often than may wait for their Pongs."""
@@ -341,9 +374,7 @@ class Script:
         payload: dict[str, Any] = {"id": id}
         if draw.random() < 0.7:
             payload["timeout"] = draw.choice((50, 400, 3000, 60_000))
-        return [
-            self.request("websocket-ping", payload) for _ in range(draw.choice((1, 1, 1, 2, 18)))
-        ]
+        return [self.about("websocket-ping", payload) for _ in range(draw.choice((1, 1, 1, 2, 18)))]
 
     def strange(self) -> list["Line"]:
         """Ask for what cannot be, or for what has nothing to do with connections."""
@@ -352,7 +383,7 @@ class Script:
             case 0:
                 return [self.request("plugin-describe")]
             case 1:
-                return [self.request("websocket-close", {"id": "ws-99999"})]
+                return [self.about("websocket-close", {"id": "ws-99999"})]
             case 2:
                 return [(draw.choice((b"", b"  ", b"\r")), {"action": None})]
             case _:

@@ -6,81 +6,29 @@ seconds since the beginning.
 
 import errno
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from harness import TEXT, frame
 from simulation import behaviours
 from simulation.network import Host, Place
-from simulation.plan import Plan
-from simulation.run import Run
+from simulation.scenes import (
+    CLOSE,
+    EXACTLY,
+    LATE,
+    OPEN,
+    OPEN_TIMEOUT,
+    end,
+    place,
+    play,
+    vanish,
+    when,
+    why,
+)
 from simulation.script import Script
-from simulation.servers import Behaviour, Course, Server
-from simulation.sockets import Weather
+from simulation.servers import Course, Server
 from simulation.world import START
-from wsplugin.settings import Settings
-
-STILL = Weather(latency=0.0, jitter=0.0, segment=2**30, gap=0.0, room=70_000)
-OPEN, CLOSE, OPEN_TIMEOUT, LATE = 10.0, 4.0, 3.0, 1 / 8
-EXACTLY = 1e-6
-READY = Host(0, 0.0)
-
-Steps = Callable[[Script], Iterator[float]]
-
-
-def place(
-    opening: Callable[[Server], Course] = behaviours.accept,
-    life: Callable[[Server], Course] = behaviours.nothing,
-    closing: Callable[[Server], Course] = behaviours.nothing,
-    host: Host = READY,
-    name_delay: float = 0.0,
-    **more: Any,
-) -> Place:
-    """Return a server on the loopback that does nothing that is not said."""
-    behaviour = Behaviour(opening, life, closing, **more)
-    return Place(True, name_delay, {"127.0.0.1": host}, STILL, behaviour)
-
-
-def vanish(server: Server) -> Course:
-    """Be open for a moment, then let the network drop everything."""
-    yield 0.5
-    yield from behaviours.vanish(server)
-
-
-def play(steps: Steps, **settings: Any) -> Run:
-    """Play a scenario."""
-    defaults: dict[str, Any] = {
-        "open_timeout": OPEN_TIMEOUT,
-        "close_timeout": CLOSE,
-        "ping_interval": 0.0,
-        "max_connections": 2,
-        "allow_insecure": True,
-        "proxy": "none",
-    }
-    run = Run(0, None, Plan(Settings(**(defaults | settings))), steps)
-    run.play()
-    return run
-
-
-def when(run: Run, id: str, name: str) -> float:
-    """Return when the plugin wrote an event."""
-    (time,) = (time for time, other, event, _ in run.times if (other, event) == (id, name))
-    return time
-
-
-def why(run: Run, id: str) -> tuple[int, str]:
-    """Return code and cause of a `close` event."""
-    (payload,) = (
-        payload for _, other, name, payload in run.times if (other, name) == (id, "close")
-    )
-    return payload["code"], payload["cause"]
-
-
-def end(script: Script) -> None:
-    """End stdin."""
-    script.host.stdin.end()
 
 
 @pytest.mark.parametrize(
@@ -338,7 +286,7 @@ def test_the_end_of_stdin_waits_for_what_was_asked_for() -> None:
     def steps(script: Script) -> Iterator[float]:
         script.create_at(place(host=Host(0, 2.0), closing=behaviours.answer))
         script.write("websocket-send", {"id": "ws-1", "type": "text", "data": "0:"})
-        script.sent["ws-1"] = {0: b"0:"}
+        script.sent["ws-1"], script.senders["ws-1"] = {0: b"0:"}, {0: None}
         script.create_at(place(behaviours.silence))
         end(script)
         yield 0.0

@@ -33,6 +33,7 @@ def test_everything_happens() -> None:
     behind = 0
     ends: Counter[str] = Counter()
     pauses: Counter[str] = Counter()
+    apps: Counter[str] = Counter()
     for seed in range(1000, 1200):
         run = play(seed)
         behind += run.host.stdout.held_at > 0
@@ -50,6 +51,11 @@ def test_everything_happens() -> None:
         pauses["of open connections"] += run.bounds.pauses
         pauses["that held something back"] += run.quiet.held_back > 0
         seen["ping answered"] += run.bounds.pongs
+        apps["strangers turned away"] += run.bounds.apps.strangers
+        apps["creates refused"] += run.bounds.apps.refused
+        apps["connections cut"] += run.bounds.cuts
+        apps["closes with less time"] += run.bounds.hurried
+        apps["with names and without"] += len(set(run.host.checker.apps.values())) > 1
         ends["told after the host has gone"] += len(run.script.left)
         ends["exit timeout"] += run.bounds.exit_at <= run.world.now
         ends["exit timeout, not all read"] += run.bounds.exit_at <= run.world.now and (
@@ -72,6 +78,7 @@ def test_everything_happens() -> None:
     }
     assert min(seen[name] for name in ("open", "answered", "message", "ping answered")) > 100
     assert min(pauses.values()) > 20, pauses
+    assert min(apps.values()) > 10, apps
     assert min(seen["fault"], seen["refused after waiting"], behind) > 5
     assert min(ends.values()) > 1, ends
 
