@@ -303,7 +303,8 @@ class Connection:
     @_netted
     def hurry(self, seconds: float) -> None:
         """Give a connection that ends no more than so many seconds without progress."""
-        self._countdown.bring_forward(seconds)
+        if self.state is not State.CLOSED:
+            self._countdown.bring_forward(seconds)
 
     @property
     def is_behind(self) -> bool:

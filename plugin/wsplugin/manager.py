@@ -134,16 +134,14 @@ class Manager:
     def resume(self) -> None:
         """Take what servers have sent meanwhile, until the host is behind again.
 
-        Whoever took longest ago goes first, of the apps and of the connections of an app: else a
-        server whose every read fills the output would leave no turn to the others.
+        Who has had less goes first of the apps, who took longest ago of the connections of an app:
+        else a server whose every read fills the output would leave no turn to the others.
         """
-        last: dict[App, int] = {}
         behind: dict[App, list[Connection]] = {}
         for connection in sorted(self._connections.values(), key=lambda c: c.turn):
-            last[connection.app] = connection.turn
             if connection.is_behind:
                 behind.setdefault(connection.app, []).append(connection)
-        for app in sorted(behind, key=last.__getitem__):
+        for app in sorted(behind, key=self.turns.had):
             for connection in behind[app]:
                 if self.output.full:
                     return
@@ -320,6 +318,7 @@ class Manager:
             places.leave(connection)
             if not places:
                 del self._places[connection.app]
+                self.turns.forget(connection.app)
             self._batched.pop(connection, None)
             for _, awaited in self._backgrounds:
                 awaited.discard(connection.id)

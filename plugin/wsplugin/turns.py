@@ -31,6 +31,9 @@ class Turns:
         self.apps = apps
         # How much of its turn each app has used in this round.
         self._used: dict[App, float] = {}
+        # How many turns each app has had: all that it has taken, not counting what was long ago.
+        self._had: dict[App, float] = {}
+        self._most_had = 0.0
         self._waiting: dict[App, collections.deque[Callable[[], None]]] = {}
         self._scheduled = False
 
@@ -38,11 +41,28 @@ class Turns:
         """Tell whether an app has had its turn in this round."""
         return self._used.get(app, 0) >= 1
 
+    def left(self, app: App) -> float:
+        """Return which part of its turn an app has left in this round."""
+        return max(0.0, 1 - self._used.get(app, 0))
+
+    def had(self, app: App) -> float:
+        """Return how many turns an app has had, to be compared: who has had less goes first.
+
+        One that had nothing to take is not owed more than a turn for it.
+        """
+        return max(self._had.get(app, 0), self._most_had - 1)
+
+    def forget(self, app: App) -> None:
+        """Keep nothing of an app that has no connections any more."""
+        self._had.pop(app, None)
+
     def use(self, app: App, seconds: float, size: int) -> None:
         """Take note of so many seconds in which so many bytes were taken."""
         if len(self.apps) > 1:
-            used = self._used.get(app, 0) + max(seconds / TURN, size / TURN_SIZE)
-            self._used[app] = used
+            part = max(seconds / TURN, size / TURN_SIZE)
+            self._used[app] = self._used.get(app, 0) + part
+            self._had[app] = self.had(app) + part
+            self._most_had = max(self._most_had, self._had[app])
             self._see_to_next_round()
 
     def wait(self, app: App, go_on: Callable[[], None]) -> None:

@@ -78,3 +78,30 @@ def test_who_yields_within_its_turn_waits_for_the_next() -> None:
     rounds.turns.wait("A", lambda: rounds.read("A", "went on"))
     assert rounds.next_round() == []
     assert rounds.next_round() == ["went on"]
+
+
+def test_a_turn_that_several_connections_share_has_a_rest() -> None:
+    rounds = Rounds("A", "B")
+    assert rounds.turns.left("A") == 1
+    rounds.read("A", "a1", 0, TURN_SIZE // 4)
+    assert rounds.turns.left("A") == 0.75
+    rounds.read("A", "a2", 2 * TURN, 0)
+    assert rounds.turns.left("A") == 0
+    assert rounds.turns.left("B") == 1
+    rounds.next_round()
+    assert rounds.turns.left("A") == 1
+
+
+def test_who_has_had_less_goes_first_and_idleness_is_owed_one_turn() -> None:
+    rounds = Rounds("A", "B")
+    rounds.read("A", "cut short by a full output", 0, TURN_SIZE // 2)
+    assert rounds.turns.had("B") < rounds.turns.had("A")
+    rounds.read("B", "a whole turn")
+    assert rounds.turns.had("A") < rounds.turns.had("B")
+    for _ in range(9):
+        rounds.next_round()
+        rounds.read("A", "a whole turn")
+    assert rounds.turns.had("A") - rounds.turns.had("B") == 1
+    rounds.turns.forget("A")
+    rounds.turns.forget("B")
+    assert rounds.turns.had("A") == rounds.turns.had("B")

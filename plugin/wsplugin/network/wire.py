@@ -254,17 +254,22 @@ class Wire(asyncio.BufferedProtocol):
         # With one app there is nothing to be counted: a round trip takes 2 % less for that.
         if len(self._apps) < 2:
             return self._take_until(self._loop.time() + TURN, -1)
+        left = self._turns.left(self._app)
         before, size = self._loop.time(), self._inbox.size
         try:
-            return self._take_until(before + TURN, size - TURN_SIZE)
+            return self._take_until(before + TURN * left, size - int(TURN_SIZE * left))
         finally:
             if taken := size - self._inbox.size:
                 self._turns.use(self._app, self._loop.time() - before, taken)
 
-    def _take_until(self, turn_end: float, rest: float) -> bool:
+    def _take_until(self, turn_end: float, rest: int) -> bool:
         output, frames, inbox = self._output, self._frames, self._inbox
+        limit = BATCH
         while self._reading is not Reading.OVER and not output.full:
-            taken = frames.take(inbox, output.batch, BATCH, wanted=not output.gone)
+            if rest >= 0:
+                # Lines are longer than frames, so no more than one message goes beyond the turn.
+                limit = min(BATCH, len(output.batch) + inbox.size - rest)
+            taken = frames.take(inbox, output.batch, limit, wanted=not output.gone)
             if taken is ALL:
                 return False
             match taken:
