@@ -89,6 +89,10 @@ class Network:
         """Return the servers of all connections ever made for one of the host's."""
         return self.servers.get(self.ports[id], [])
 
+    def id_of(self, server: Server) -> str:
+        """Return the connection that a server belongs to."""
+        return self.ids[self._by_link[server.peer.link][0]]
+
     def served(self) -> list[tuple[str, Server]]:
         """Return id and server of all connections that the plugin has not closed."""
         self._links = [link for link in self._links if not link.closed]

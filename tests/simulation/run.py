@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 from unittest import mock
 
-from simulation import accounts
+from simulation import accounts, fairness
 from simulation.bounds import Bounds
 from simulation.faults import Injection
 from simulation.host import Host, Stdin, Stdout
@@ -176,6 +176,7 @@ class Run:
         if name == "message":
             self.quiet.told[id] = self.quiet.told.get(id, 0) + 1
             self.bounds.told(id)
+            self.script.on_message(id, payload)
             return
         self.times.append((self.world.now - START, id, name, payload))
         if name == "error":
@@ -263,7 +264,7 @@ def play(seed: int, trace: Callable[[str], None] | None = None) -> Run:
         Violation: something happened that the contract does not allow.
 
     """
-    run = Run(seed, trace)
+    run = Run(seed, trace, *(fairness.drawn(seed) if seed % fairness.SHARE == 0 else ()))
     with patience(CPU):
         run.play()
     return run

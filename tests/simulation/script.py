@@ -92,6 +92,8 @@ class Script:
         """When the host went."""
         self.left: list[tuple[str, Server]] = []
         """The open connections that were well when it went."""
+        self.on_message: Callable[[str, Any], None] = lambda *message: None
+        """Called with each message when the plugin writes it."""
         self.on_stop: Callable[[], None] = lambda: None
         """Called to give a signal."""
         self.on_killed: Callable[[], None] = lambda: None

@@ -166,6 +166,12 @@ class Server:
         self._remember(content, ahead + len(data))
         return data
 
+    def say(self, content: Content) -> bytes:
+        """Return the frame of a message to be sent at once, and remember it."""
+        data = self.encode(content)
+        self._remember(content, len(data))
+        return data
+
     def _remember(self, content: Content, size: int) -> None:
         if self.speaks:
             self.sent.append((content, self.peer.given + size))
@@ -291,9 +297,7 @@ class Server:
             if self.behaviour.echoes and fits and self.speaks:
                 text = opcode == TEXT
                 content: Content = ("text", payload.decode()) if text else ("binary", payload)
-                data = self.encode(content)
-                self._remember(content, len(data))
-                self.peer.send(data)
+                self.peer.send(self.say(content))
         elif opcode == PONG:
             self.ponged = payload
         else:

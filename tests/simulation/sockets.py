@@ -164,6 +164,8 @@ class Link:
         """How many bytes of the server's had arrived when the plugin closed it."""
         self.peer = Peer(self)
         self.descriptors = 0
+        self.on_arrival: Callable[[], None] = lambda: None
+        """Called when something has arrived in the plugin's socket."""
         self.spoken: Callable[[], None] = lambda: None
         """Called with the first byte that the plugin sends."""
 
@@ -171,6 +173,7 @@ class Link:
         self.peer.arrived()
 
     def _arrived_at_client(self) -> None:
+        self.on_arrival()
         # The plugin finds it when its loop asks. Once it has closed, data is answered with a reset.
         if self.closed and self.down.unread:
             self._later(self.peer.reset_arrives)
