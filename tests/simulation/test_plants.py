@@ -79,6 +79,72 @@ PLANTS = {
         "            connection.end(SHUTDOWN, GRACE, at_once=True)",
         "            connection.cut(SHUTDOWN)",
     ),
+    "reach another app's connection": replace(
+        "manager.py",
+        "        elif app is not UNSET and connection.app != app:\n",
+        "        elif False:\n",
+    ),
+    "end all for one app's background": replace(
+        "manager.py", "if app is UNSET or each.app == app)", "if True)"
+    ),
+    "let apps share their places": replace(
+        "manager.py",
+        "self._places.get(request.app)",
+        "next(iter(self._places.values()), None)",
+    ),
+    "forget whose end it is": replace(
+        "encoding.py", 'b"" if app is UNSET else', 'b"" if name == "close" or app is UNSET else'
+    ),
+    "keep the places of an app that has gone": replace(
+        "manager.py", "                del self._places[connection.app]\n", ""
+    ),
+    "close what is to be cut": replace(
+        "manager.py", "if payload.timeout == 0:", "if payload.timeout == -1:"
+    ),
+    "start a closing handshake on what has been cut": replace(
+        "connection.py",
+        "            self._enter(State.CLOSING)\n        elif self.state < State.OPEN:",
+        "            pass\n        elif self.state < State.OPEN:",
+    ),
+    "be late with a close that has its own time": replace(
+        "manager.py", "min(payload.timeout / 1000,", "min(payload.timeout / 999,"
+    ),
+    "bring no end forward": replace(
+        "countdown.py",
+        "if self._deadline.bring_forward(self._loop.time(), seconds):",
+        "if seconds < 0:",
+    ),
+    "refuse one too few": replace("places.py", "return staying >= self", "return staying > self"),
+    "evict though creates are to be refused": replace(
+        "manager.py", 'if self.settings.at_limit == "refuse" and places.is_full:', "if False:"
+    ),
+    "take a number for what is refused": replace(
+        "manager.py",
+        '            raise RequestError("limit-reached"',
+        '            self._created += 1\n            raise RequestError("limit-reached"',
+    ),
+    "give each connection of an app a turn": replace(
+        "network/wire.py",
+        "self._reading is ON and self._turns.is_over(self._app)",
+        "False",
+    ),
+    "count no bytes of a turn": replace(
+        "turns.py", "max(seconds / TURN, size / TURN_SIZE)", "seconds / TURN"
+    ),
+    "give a whole turn for the rest of one": replace(
+        "network/wire.py", "left = self._turns.left(self._app)", "left = 1.0"
+    ),
+    "let turns be as long as batches": replace(
+        "network/wire.py",
+        "limit = min(BATCH, len(output.batch) + inbox.size - rest)",
+        "limit = BATCH",
+    ),
+    "let the same app go first": replace(
+        "manager.py", "sorted(behind, key=self.turns.had)", "list(behind)"
+    ),
+    "let a round go on": replace(
+        "turns.py", "while those and not self.is_over(app):", "while those:"
+    ),
 }
 
 
