@@ -35,7 +35,12 @@ END_TIMEOUT = 10.0
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
-PLUGIN = [sys.executable, "-m", "wsplugin"]
+PLUGIN: list[str] = json.loads(os.environ.get("WSPLUGIN_COMMAND", "null")) or [
+    sys.executable,
+    "-m",
+    "wsplugin",
+]
+"""What starts the plugin: a list in JSON from the environment, such as ["dist/…/wsplugin"]."""
 
 
 def environment(**variables: str) -> dict[str, str]:
