@@ -201,9 +201,12 @@ def install(target: Target, names: Sequence[str], folder: Path, *options: str) -
 
 def pip(*arguments: str) -> None:
     """Run pip; its words are for stderr, and its failure is ours."""
-    quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
+    quiet = ["--quiet", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", arguments[0], *quiet, *arguments[1:]]
-    if status := subprocess.run(command, stdout=sys.stderr, check=False).returncode:  # noqa: S603
+    # Root may well do this: nothing is installed but into folders of ours.
+    environment = os.environ | {"PIP_ROOT_USER_ACTION": "ignore"}
+    ended = subprocess.run(command, stdout=sys.stderr, env=environment, check=False)  # noqa: S603
+    if status := ended.returncode:
         sys.exit(f"build.py: pip has failed with status {status}")
 
 
