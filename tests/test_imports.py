@@ -30,6 +30,7 @@ PURE: dict[str, set[str]] = {
     "network.milestones": {"messages"},
     "network.pins": set(),
     "network.response": set(),
+    "network.words": set(),
     "network.compression": set(),
     "certify.script": {"schema"},
     "recording.placeholders": set(),

@@ -7,7 +7,6 @@ sent.
 
 import asyncio
 import enum
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from wsplugin.network.names import Address
 from wsplugin.network.proxy_url import InvalidProxy
 from wsplugin.network.response import SWITCHING_PROTOCOLS, BadResponse, fields
 from wsplugin.network.wire import Wire
+from wsplugin.network.words import describe
 from wsplugin.policy import (
     Target,
     client_cert_for,
@@ -473,8 +473,8 @@ class Attempt:
 
     def _describe(self, exc: BaseException) -> str:
         """Put an exception of the network in a few words."""
-        if (words := self._describe_tls(exc)) is not None:
-            return words
+        if (of_tls := self._describe_tls(exc)) is not None:
+            return of_tls
         match exc:
             case addresses.AllFailed():
                 return ", ".join(dict.fromkeys(map(self._describe, exc.reasons)))
@@ -483,7 +483,7 @@ class Attempt:
             case EndOfStream():
                 return "ended without an answer"
             case OSError() if exc.errno:
-                return os.strerror(exc.errno)
+                return describe(exc)
             case names.LookUpRefused():
                 return str(exc)
             case ConnectionError() | TimeoutError():

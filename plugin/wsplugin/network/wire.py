@@ -7,7 +7,6 @@ when a server is dead in ``keepalive.py``; what any of it means to the host, in 
 import asyncio
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING, Final
 
 from websockets.client import ClientProtocol
@@ -22,6 +21,7 @@ from wsplugin.network.keepalive import Keepalive
 from wsplugin.network.outbox import Pieces
 from wsplugin.network.progress import Meter
 from wsplugin.network.reading import Loss, Reading
+from wsplugin.network.words import describe
 from wsplugin.outcome import Closing
 from wsplugin.output import BATCH
 from wsplugin.turns import TURN, TURN_SIZE
@@ -476,8 +476,10 @@ class Wire(asyncio.BufferedProtocol):
         exc, self._loss = self._loss.exc, None
         self._reading = Reading.OVER
         # asyncio says nothing of the end of a stream, and little of the end of a TLS stream.
-        known = isinstance(exc, OSError) and exc.errno
-        reason = os.strerror(known) if known else "it ended without a Close frame"
+        if isinstance(exc, OSError) and exc.errno:
+            reason = describe(exc)
+        else:
+            reason = "it ended without a Close frame"
         self._listener.lost(f"the connection was lost: {reason}")
 
     def release(self) -> None:
