@@ -282,7 +282,9 @@ class Attempt:
                 server_hostname=self._target.server_name.removesuffix("."),
                 ssl_handshake_timeout=self._timeout + 1,
             )
-            assert secured
+            if secured is None:
+                # asyncio's word for a connection that was down before TLS could begin.
+                raise ConnectionResetError
             transport = secured
         exchange.connection_made(transport)
 
