@@ -15,6 +15,7 @@ from harness import TEXT, Listener, Peer, Plugin, close_frame, frame
 from host_lines import background, close, create, describe, done, expect_failure, send
 from pressure import MIB
 from situations import expect_nobody
+from systems import posix_only
 
 SHOP = {"app": "shop"}
 GAME = {"app": "game"}
@@ -202,7 +203,7 @@ while True:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="hands on descriptors")
+@posix_only("hands on descriptors")
 def test_an_app_that_floods_leaves_another_its_half(server: Listener) -> None:
     """One flood of one app has as much of the output as five of another, within a tenth."""
     lengths = dict.fromkeys(("shop", "game"), 0)

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from harness import PLUGIN, TEXT, Listener, Plugin, close_frame, frame
+from systems import posix_only
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX descriptors")
+pytestmark = posix_only("numbers of descriptors")
 
 
 def closing(*fds: int) -> list[str]:

@@ -6,8 +6,9 @@ import pytest
 
 import harness
 from harness import Plugin
+from systems import posix_only
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+pytestmark = posix_only("SIGTERM")
 
 PROCESS = """
 import os, signal

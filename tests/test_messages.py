@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from harness import PLUGIN, Plugin
+from systems import posix_only
 from wsplugin import encoding, messages, requests
 from wsplugin.decoding import decode_bytes, decode_request
 from wsplugin.encoding import MessageEncoder
@@ -737,6 +738,7 @@ MISTAKES: list[tuple[bytes, str, Any]] = [
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
+@posix_only("limits of processes")
 @pytest.mark.parametrize("limited", ["from the start", "later"])
 def test_mistakes_are_explained_when_no_file_can_be_opened(limited: str) -> None:
     """What explains them is there before it is needed."""

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import PLUGIN, TIMEOUT, Plugin, echo_server
+from systems import posix_only
 from test_transcripts import TRANSCRIPTS, converse
 from wsplugin.options import parse_all
 from wsplugin.recording.placeholders import difference, example, literal
@@ -295,7 +296,7 @@ def test_wrong_arguments(arguments: list[str]) -> None:
     assert plugin.stderr.startswith(b"usage: wsplugin replay ")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no other process can send it")
+@posix_only("no other process can send a signal on Windows")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_that_is_not_in_the_recording(name: str, file: Path) -> None:
     file.write_text("< 1\n> 1\n", encoding="utf-8")
@@ -418,7 +419,7 @@ def values(step: LineIn | LinesOut) -> Any:
             return [line.value for line in step.lines]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no other process can send it")
+@posix_only("no other process can send a signal on Windows")
 def test_signals_are_recorded(file: Path) -> None:
     with Plugin("--record", str(file)) as plugin:
         plugin.request("plugin-describe")

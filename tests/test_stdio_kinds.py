@@ -21,8 +21,9 @@ import pytest
 
 from harness import PLUGIN, TIMEOUT, Plugin, echo_server
 from streams import DESCRIBE, KINDS, check, conversation, end, read_all, run, terminal
+from systems import posix_only
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX descriptors")
+pytestmark = posix_only("kinds of descriptors")
 
 
 @pytest.mark.parametrize(
@@ -232,6 +233,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 while os.open(os.devnull, os.O_RDONLY) < 1100:
     pass
 from wsplugin.cli import main
+from systems import posix_only
 main()
 """
 

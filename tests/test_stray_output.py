@@ -10,8 +10,9 @@ import pytest
 
 from harness import TIMEOUT, Plugin, echo_server
 from streams import KINDS, check, conversation, read_all
+from systems import posix_only
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX descriptors")
+pytestmark = posix_only("numbers of descriptors")
 
 # Runs in the plugin's own process, for every line from the host.
 STRAY = r"""
@@ -50,6 +51,7 @@ def handle_and_more(self, line):
     stray()
 manager.Manager.handle = handle_and_more
 from wsplugin.cli import main
+from systems import posix_only
 main(sys.argv[1:])
 """
 

@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator
 
 from harness import PLUGIN, TIMEOUT, Plugin, environment
 from scripted_server import ScriptedServer
+from systems import not_under_wine, posix_only
 from tls_servers import Authority
 from wsplugin.messages import ACTIONS, Cause, ConnectionErrorCode, RequestErrorCode
 from wsplugin.recording.placeholders import difference, example, substitute
@@ -59,7 +60,18 @@ def plugin_line() -> Draft202012Validator:
     return Draft202012Validator({"$ref": "#/$defs/PluginLine", "$defs": schema["$defs"]})
 
 
-@pytest.mark.parametrize("name", PLAYABLE)
+def needs(transcript: Transcript) -> list[pytest.MarkDecorator]:
+    """Return what a transcript needs of the system."""
+    if any(isinstance(step, Signal) for step in transcript.steps):
+        return [posix_only("it sends a signal")]
+    if "--parent-pid" in transcript.options:
+        return [not_under_wine("it does not know the system's processes")]
+    return []
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(TRANSCRIPTS[name])) for name in PLAYABLE]
+)
 def test_transcript(
     name: str,
     names: Mapping[str, str],
