@@ -54,18 +54,22 @@ def main() -> int:
             "WSPLUGIN_COMMAND": json.dumps(["wine", str(executable)]),
         }
         os.environ.pop("DISPLAY", None)
-        # With no stream of ours: services.exe would keep it open, and who reads it would wait.
-        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
-            subprocess.run(["wine", "winecfg", "-v", "win10"], check=True, **quiet)
+            quietly("wine", "winecfg", "-v", "win10")
             # Else Wine would end, and start again, between any two tests.
-            subprocess.run(["wineserver", "-p"], check=True, **quiet)
+            quietly("wineserver", "-p")
             for _ in range(options.times):
                 if status := run(pytest_options):
                     return status
         finally:
-            subprocess.run(["wineserver", "-k", "-w"], check=False, **quiet)
+            quietly("wineserver", "-k", "-w")
     return 0
+
+
+def quietly(*command: str) -> None:
+    """Run a command with no stream of ours: services.exe would keep it open, and its reader wait."""
+    nothing = subprocess.DEVNULL
+    subprocess.run(command, check=True, stdin=nothing, stdout=nothing, stderr=nothing)
 
 
 def run(options: list[str]) -> int:
