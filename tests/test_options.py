@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import trustme
 
-from harness import PLUGIN, TIMEOUT, Listener, Plugin
+from harness import PLUGIN, TIMEOUT, Listener, Plugin, environment
 from wsplugin import __version__
 from wsplugin.options import parse
 from wsplugin.settings import Settings
@@ -222,6 +222,15 @@ def test_wrong_option_ends_the_process_with_status_2(arguments: list[str]) -> No
     assert ended.stdout == b""
     assert b"error: " in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["--ca-file"], ["replay"]])
+def test_messages_are_utf_8_whatever_the_locale_is(command: list[str]) -> None:
+    """As the log is, and as hosts read it."""
+    variables = environment(PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
+    with Plugin(*command, "/nowhere/ä.txt", env=variables) as plugin:
+        plugin.wait()
+    assert "/nowhere/ä.txt" in plugin.stderr.decode()
 
 
 def test_version() -> None:

@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     bytes(2**20)
     recorder: Recorder | None = None
     parent_pid: int | None = None
+    if arguments:
+        speak_utf8()
     if arguments and arguments[0] == "replay":
         stand_in(arguments[1:])
     if arguments:
@@ -84,6 +86,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # Not sys.exit(): it would wait for threads that may be stuck, in a name server's silence or
     # in a write to a host that does not read.
     os._exit(status)
+
+
+def speak_utf8() -> None:
+    """Print in UTF-8, as the log is, whatever a console of Windows or the locale would have."""
+    for stream in (sys.stdout, sys.stderr):
+        # None where the descriptor is closed.
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def stand_in(arguments: Sequence[str]) -> NoReturn:
