@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def quietly(*command: str) -> None:
-    """Run a command with no stream of ours: services.exe would keep it open, and its reader wait."""
+    """Run a command with no stream of ours: services.exe would keep it open for long."""
     nothing = subprocess.DEVNULL
     subprocess.run(command, check=True, stdin=nothing, stdout=nothing, stderr=nothing)
 
