@@ -55,9 +55,9 @@ def main() -> int:
         }
         os.environ.pop("DISPLAY", None)
         try:
-            quietly("wine", "winecfg", "-v", "win10")
-            # Else Wine would end, and start again, between any two tests.
+            # Else Wine would end, and start again, between any two tests. It must come first.
             quietly("wineserver", "-p")
+            quietly("wine", "winecfg", "-v", "win10")
             for _ in range(options.times):
                 if status := run(pytest_options):
                     return status
