@@ -249,8 +249,8 @@ def test_a_full_queue_pauses_and_a_half_empty_one_resumes() -> None:
         host.create("ws://127.0.0.1/", recorder)
         wait_until_asked(host, ["pause"])
         for _ in range(5):  # five that were taken, and the sixth is in its hands: four are left
-            assert asked(host) == ["pause"]
             assert recorder.began.acquire(timeout=TIMEOUT)
+            assert asked(host) == ["pause"]
             recorder.may_go_on.release()
         assert recorder.began.acquire(timeout=TIMEOUT)
         wait_until_asked(host, ["pause", "resume"])

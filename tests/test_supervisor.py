@@ -18,13 +18,15 @@ from supervisor import Supervisor
 class FakeHost:
     """A host without a plugin, that ends when it is told to."""
 
-    def __init__(self, *, starts: bool = True) -> None:
+    def __init__(self, *, starts: bool = True, takes: float = 0) -> None:
         self.ended = "" if starts else "it does not start"
         self.created: list[str] = []
+        self._takes = takes
         self._over = asyncio.Event()
 
     async def start(self) -> None:
         """Start, or fail to."""
+        await asyncio.sleep(self._takes)
         if self.ended:
             raise PluginEnded(self.ended)
 
@@ -35,6 +37,8 @@ class FakeHost:
 
     async def background(self, app: str | None) -> None:
         """End what stands for connections."""
+        if self.ended:
+            raise PluginEnded(self.ended)
         self.created.clear()
 
     def die(self, reason: str = "it has died") -> None:
@@ -56,17 +60,18 @@ class FakeHost:
 class Story:
     """A supervisor of fake hosts, on virtual time; `dying` are those that die as they start."""
 
-    def __init__(self, *, dying: int = 0, failing: range = range(0)) -> None:
+    def __init__(self, *, dying: int = 0, failing: range = range(0), takes: float = 0) -> None:
         self.hosts: list[FakeHost] = []
         self.starts: list[float] = []
         self.told: list[str] = []
         self.dying = dying
         self._failing = failing
+        self._takes = takes
         make: Any = self._make
         self.supervisor = Supervisor(make, tell=self.told.append)
 
     def _make(self) -> FakeHost:
-        host = FakeHost(starts=len(self.hosts) not in self._failing)
+        host = FakeHost(starts=len(self.hosts) not in self._failing, takes=self._takes)
         self.starts.append(now())
         self.hosts.append(host)
         if len(self.hosts) <= self.dying and not host.ended:
@@ -143,6 +148,20 @@ def test_a_create_that_waits_fails_when_the_last_start_has_been() -> None:
                 await plays.create()
             assert now() == 3.5
             assert plays.starts == [0, 0, 0.5, 1.5, 3.5]
+
+    play(story)
+
+
+def test_a_create_waits_for_the_first_start_behind_the_three_minutes() -> None:
+    async def story() -> None:
+        plays = Story(failing=range(1, 5), takes=1)
+        async with plays.supervisor:
+            plays.hosts[0].die()
+            with pytest.raises(PluginEnded, match="5 times"):
+                await plays.create()
+            await asyncio.sleep(180.5 - now())
+            assert len(plays.starts) == 6
+            assert await plays.create() == 181
 
     play(story)
 
