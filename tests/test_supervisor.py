@@ -26,7 +26,8 @@ class FakeHost:
 
     async def start(self) -> None:
         """Start, or fail to."""
-        await asyncio.sleep(self._takes)
+        if self._takes:
+            await asyncio.sleep(self._takes)
         if self.ended:
             raise PluginEnded(self.ended)
 
