@@ -287,6 +287,7 @@ export class Host {
   #stopped: Promise<number> | undefined;
   #broken = "";
   #whyEnded = "";
+  #killer: NodeJS.Timeout | undefined;
   #busy = true;
   #rest = "";
   #lastWords = "";
@@ -425,9 +426,10 @@ export class Host {
 
   /** Let the plugin end, and see that it does. */
   #expect(grace = GRACE): void {
+    if (this.#killer) return;
     this.#child.stdin.end();
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), grace).unref();
-    this.#child.on("exit", () => clearTimeout(timer));
+    this.#killer = setTimeout(() => this.#child.kill("SIGKILL"), grace).unref();
+    this.#child.on("exit", () => clearTimeout(this.#killer));
   }
 
   #break(why: string): void {
@@ -516,7 +518,8 @@ export class Host {
       try {
         stderr(line);
       } catch (error) {
-        process.emitWarning(error as Error); // The app's fault: the plugin must not end of it.
+        // The app's fault: the plugin must not end of it.
+        process.emitWarning(error instanceof Error ? error : String(error));
       }
     }
   }

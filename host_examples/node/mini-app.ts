@@ -166,7 +166,7 @@ export class MiniApp {
     try {
       callback(result);
     } catch (error) {
-      const { onListenerError = (fault) => process.emitWarning(fault as Error) } = this.#options;
+      const { onListenerError = warn } = this.#options;
       onListenerError(error);
     }
   }
@@ -314,6 +314,10 @@ const alone = new MiniApp({ app: "mini-app" });
 /** Start a connection of the app that is alone in its process. */
 export function connectSocket(options: ConnectOptions): SocketTask {
   return alone.connectSocket(options);
+}
+
+function warn(fault: unknown): void {
+  process.emitWarning(fault instanceof Error ? fault : String(fault));
 }
 
 function expected(error: unknown): void {

@@ -207,6 +207,7 @@ export class Host {
     #stopped;
     #broken = "";
     #whyEnded = "";
+    #killer;
     #busy = true;
     #rest = "";
     #lastWords = "";
@@ -336,9 +337,11 @@ export class Host {
     }
     /** Let the plugin end, and see that it does. */
     #expect(grace = GRACE) {
+        if (this.#killer)
+            return;
         this.#child.stdin.end();
-        const timer = setTimeout(() => this.#child.kill("SIGKILL"), grace).unref();
-        this.#child.on("exit", () => clearTimeout(timer));
+        this.#killer = setTimeout(() => this.#child.kill("SIGKILL"), grace).unref();
+        this.#child.on("exit", () => clearTimeout(this.#killer));
     }
     #break(why) {
         this.#broken ||= why;
@@ -436,7 +439,8 @@ export class Host {
                 stderr(line);
             }
             catch (error) {
-                process.emitWarning(error); // The app's fault: the plugin must not end of it.
+                // The app's fault: the plugin must not end of it.
+                process.emitWarning(error instanceof Error ? error : String(error));
             }
         }
     }
