@@ -14,6 +14,7 @@ import pytest
 
 from harness import TEXT, TIMEOUT, Listener, close_frame, echo_server, frame
 from node_package import SOURCES, App, packages, run
+from pressure import MIB, deaf_server
 
 ROOT = Path(__file__).parent.parent
 
@@ -213,6 +214,26 @@ def test_nobody_is_evicted_and_one_too_many_is_told(app: App) -> None:
         assert play(app, "package_scenes.mjs", "room", server.url) == [
             ["limit-reached", 1006, True]
         ]
+
+
+def test_what_a_server_does_not_read_waits_in_the_app_in_order(app: App) -> None:
+    with deaf_server() as server, echo_server() as echo:
+        process = app.start("package_scenes.mjs", "burst", server.url, echo.url)
+        with process, server.accept() as peer:
+            try:
+                peer.handshake()
+                assert process.stdout
+                assert json.loads(process.stdout.readline()) == ["queued", True]
+                messages = [peer.read_frame()[1] for _ in range(40)]
+                peer.send(close_frame(1000))
+                peer.expect_close()
+                peer.close()
+                stdout, stderr = process.communicate(timeout=TIMEOUT)
+            finally:
+                process.kill()
+    assert [int(message[:3]) for message in messages] == list(range(40))
+    assert {len(message) for message in messages} == {MIB}
+    assert json.loads(stdout) == [1000, 0], stderr
 
 
 def test_200_000_messages_leave_in_linear_time(app: App) -> None:

@@ -79,6 +79,19 @@ const scenes = {
     server.close();
   },
 
+  // More than the plugin takes for a server that does not read: the rest waits here.
+  async burst(deaf, echoing) {
+    const websocket = new WebSocket(deaf);
+    await once(websocket, "open");
+    for (let index = 0; index < 40; index++) websocket.send(`${index} `.padEnd(2 ** 20));
+    const other = new WebSocket(echoing);
+    await once(other, "open"); // The plugin has read what was written before this.
+    print("queued", websocket.bufferedAmount > 16 * 2 ** 20);
+    other.close();
+    const { code } = await once(websocket, "close");
+    print(code, websocket.bufferedAmount);
+  },
+
   async flood(url, count) {
     const websocket = new WebSocket(url);
     let got = 0;
