@@ -33,6 +33,7 @@ async def stderr_blocked(stage: Stage) -> None:
     id = await stage.connect(fake, "a")
     stage.hold_stderr()
     fake.write(NOISE, "stderr")
+    await stage.stderr_full()
     await stage.works(fake, "a", id)
     fake.close(id, 1000, "", "server")
     await stage.event("a", Closed, code=1000)

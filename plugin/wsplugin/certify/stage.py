@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import os
+import select
 import shlex
 import signal
 import sys
@@ -25,7 +26,7 @@ from wsplugin.certify.script import (
     Outcome,
     parse_printed,
 )
-from wsplugin.certify.watch import PATIENCE, Broken, Watch, shown
+from wsplugin.certify.watch import PATIENCE, READING, Broken, Watch, shown
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
@@ -73,8 +74,6 @@ class Stage:
         self._errors = b""
         self._exiting = False
         self._running: Fake | None = None
-        self._reads_stderr = asyncio.Event()
-        self._reads_stderr.set()
 
     # --- the demo's process ---
 
@@ -105,6 +104,8 @@ class Stage:
     async def _start(self, plugin: str) -> None:
         loop = asyncio.get_running_loop()
         reading, writing = os.pipe()
+        # Kept, as the writing end tells whether the pipe is full.
+        self._stderr_in = os.fdopen(writing, "wb", 0)
         stderr = asyncio.StreamReader()
         self._stderr, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(stderr), os.fdopen(reading, "rb", 0)
@@ -114,7 +115,7 @@ class Stage:
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=writing,
+                stderr=self._stderr_in,
                 limit=LONGEST,
                 env=os.environ | {"WSPLUGIN": plugin},
                 # So that whatever it starts can be ended with it.
@@ -122,12 +123,8 @@ class Stage:
             )
         except OSError as exc:
             raise CannotStart(f"{self._command[0]}: {exc.strerror}") from None
-        finally:
-            os.close(writing)
-        self._tasks += [
-            asyncio.create_task(self._read_stdout()),
-            asyncio.create_task(self._read_stderr(stderr)),
-        ]
+        reading_stderr = asyncio.create_task(self._read_stderr(stderr))
+        self._tasks += [asyncio.create_task(self._read_stdout(reading_stderr)), reading_stderr]
 
     async def _clear(self) -> None:
         self._exiting = True
@@ -142,6 +139,7 @@ class Stage:
             await fake.dismiss()
         while not self._grandchild.empty():
             self._grandchild.get_nowait().close()
+        self._stderr_in.close()
         self._stderr.close()
         for task in self._tasks:
             task.cancel()
@@ -170,7 +168,7 @@ class Stage:
         assert self._process.stdin
         return self._process.stdin
 
-    async def _read_stdout(self) -> None:
+    async def _read_stdout(self, reading_stderr: "asyncio.Task[None]") -> None:
         assert self._process.stdout
         line = b""
         try:
@@ -184,15 +182,17 @@ class Stage:
             came = f"{shown(line)} ({exc})"
             self.watch.report(Broken("from the demo a line as in the schema", came))
         status = await self._process.wait()
+        self._stderr_in.close()
+        if status:
+            # Its last words; the end does not come if somebody else has its stderr.
+            await asyncio.wait({reading_stderr}, timeout=READING)
         if not self._exiting:
             came = f"its end with status {status}{self.last_words()}"
             self.watch.report(Broken("from the demo that it goes on", came))
 
     async def _read_stderr(self, stderr: asyncio.StreamReader) -> None:
-        await self._reads_stderr.wait()
         while data := await stderr.read(65_536):
             self._errors = (self._errors + data)[-10_000:]
-            await self._reads_stderr.wait()
 
     def last_words(self) -> str:
         """Return the last line of the demo's stderr, behind a colon."""
@@ -203,11 +203,20 @@ class Stage:
 
     def hold_stderr(self) -> None:
         """Read the demo's stderr no more."""
-        self._reads_stderr.clear()
+        self._stderr.pause_reading()
+
+    async def stderr_full(self) -> None:
+        """Wait until the demo's stderr takes no more."""
+
+        async def fill() -> None:
+            while select.select([], [self._stderr_in], [], 0)[1]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # nobody tells when a pipe is full
+
+        await self.watch.wait(fill(), "what the plugin writes to stderr on the demo's own")
 
     def release_stderr(self) -> None:
         """Read it on."""
-        self._reads_stderr.set()
+        self._stderr.resume_reading()
 
     def break_stderr(self) -> None:
         """Close the reading end of the demo's stderr."""
@@ -322,7 +331,7 @@ class Stage:
             described: what the stand-in says of itself, if it is not the truth.
 
         """
-        fake = await self.fake(FIRST_START)
+        fake = await self.fake(None if id else FIRST_START)
         await self.begin_with(fake, id, described)
         return fake
 
