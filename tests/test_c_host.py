@@ -6,6 +6,7 @@ and once without, for what is measured.
 
 import contextlib
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,7 @@ JANSSON = Path("/usr/include/jansson.h")
 pytestmark = pytest.mark.skipif(
     not CC or not JANSSON.exists(), reason="not on this machine: a C compiler, or libjansson-dev"
 )
+slow = pytest.mark.slow
 FAST = "cc -std=c11 -Wall -Wextra -Wpedantic -Werror -O2"
 
 PRELUDE = """
@@ -80,8 +82,27 @@ def build(folder: Path, name: str, compiler: str, *source: str) -> str:
 
 @pytest.fixture(scope="session")
 def sanitized(folder: Path) -> str:
-    """Return the program whose every step is looked at."""
+    """Return the program with address and undefined-behaviour sanitizers."""
     return build(folder, "sanitized", SANITIZED, "promises.c")
+
+
+@pytest.fixture(scope="session", params=["sanitizers", pytest.param("valgrind", marks=slow)])
+def checked(folder: Path, sanitized: str, request: pytest.FixtureRequest) -> str:
+    """Return the program whose every step is looked at."""
+    if request.param == "sanitizers":
+        return sanitized
+    if not shutil.which("valgrind"):
+        pytest.skip("not on this machine: valgrind")
+    program = build(folder, "plain", f"{FAST} -g", "promises.c")
+    valgrind = folder / "valgrind"
+    options = "--quiet --leak-check=full --errors-for-leak-kinds=all --error-exitcode=99"
+    log = shlex.quote(str(folder / "valgrind.log"))
+    valgrind.write_text(
+        f'#!/bin/sh\nexec valgrind {options} --log-file={log} {shlex.quote(program)} "$@"\n',
+        encoding="utf-8",
+    )
+    valgrind.chmod(0o755)
+    return str(valgrind)
 
 
 @pytest.fixture(scope="session")
@@ -146,12 +167,12 @@ UNRECOGNIZED = "wsplugin: error: unrecognized arguments: "
     ],
 )
 def test_a_start_finds_a_plugin_or_fails_with_words(
-    sanitized: str, program: str, words: str, status: int
+    checked: str, program: str, words: str, status: int
 ) -> None:
     stderr = re.search("last words|wsplugin: error: [^']*", program)
     said = stderr[0] if stderr else ""
     said += "\n" if said == "last words" else ""
-    lines = play(sanitized, "start", fake(program), said, START_MS="60000")
+    lines = play(checked, "start", fake(program), said, START_MS="60000")
     # In the words is the command, which is the program above.
     text = re.sub(
         r"it was started as: .*?json.*?def answer\(response={}",
@@ -164,8 +185,8 @@ def test_a_start_finds_a_plugin_or_fails_with_words(
     assert lines[-1] in ([f"status {status}"] if status >= 0 else ["status 137", "status 0"])
 
 
-def test_a_start_that_takes_too_long_is_given_up(sanitized: str) -> None:
-    lines = play(sanitized, "start", ["/bin/sh", "-c", "exec sleep 60", "sh"], START_MS="200")
+def test_a_start_that_takes_too_long_is_given_up(checked: str) -> None:
+    lines = play(checked, "start", ["/bin/sh", "-c", "exec sleep 60", "sh"], START_MS="200")
     words, status = lines
     assert words.startswith(
         "the plugin did not answer plugin-describe in time;"
@@ -174,8 +195,8 @@ def test_a_start_that_takes_too_long_is_given_up(sanitized: str) -> None:
     assert status == "status 137"
 
 
-def test_calls_may_be_made_before_the_answer_and_fail_with_the_start(sanitized: str) -> None:
-    first, second, status = play(sanitized, "start_with_calls", ["/bin/sh", "-c", "exit 3", "sh"])
+def test_calls_may_be_made_before_the_answer_and_fail_with_the_start(checked: str) -> None:
+    first, second, status = play(checked, "start_with_calls", ["/bin/sh", "-c", "exit 3", "sh"])
     assert first.startswith(
         "create: plugin-ended: the plugin ended with status 3; it was started as: /bin/sh -c exit 3"
     )
@@ -198,22 +219,22 @@ def test_a_command_that_does_not_exist_is_no_process(sanitized: str) -> None:
     ],
 )
 def test_options_are_appended_unless_the_command_names_them(
-    sanitized: str, options: list[str], arguments: str
+    checked: str, options: list[str], arguments: str
 ) -> None:
-    line, status = play(sanitized, "arguments", [*fake("describe(); to_end()"), *options])
+    line, status = play(checked, "arguments", [*fake("describe(); to_end()"), *options])
     assert re.fullmatch(arguments, line)
     assert status == "status 0"
 
 
-def test_a_command_is_left_as_it_is_if_the_app_says_so(sanitized: str) -> None:
-    lines = play(sanitized, "plain_arguments", [*fake("describe(); to_end()"), "--linger", "1"])
+def test_a_command_is_left_as_it_is_if_the_app_says_so(checked: str) -> None:
+    lines = play(checked, "plain_arguments", [*fake("describe(); to_end()"), "--linger", "1"])
     assert lines == ["--linger 1", "pause 1, nonsense 0", "status 0"]
 
 
 # --- requests ---------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_encoded_is_refused_at_once_and_nuls_pass(sanitized: str) -> None:
+def test_what_cannot_be_encoded_is_refused_at_once_and_nuls_pass(checked: str) -> None:
     program = """
 describe(); create()
 sent = answer()
@@ -224,7 +245,7 @@ assert sent["payload"] == {"id": "ws-1", "type": "base64", "data": ""}, sent
 write(event("message", type="base64", data="AAEC"), event("close", code=1000, reason="", cause="x"))
 to_end()
 """
-    lines = play(sanitized, "text_as_it_is", fake(program))
+    lines = play(checked, "text_as_it_is", fake(program))
     illegal = "Invalid or incomplete multibyte or wide character"
     assert lines == [
         "before its id: 0 Transport endpoint is not connected",
@@ -238,12 +259,12 @@ to_end()
         "text: ok",
         "nothing: ok",
         "a: close 1000  (x)",
-        "received 9",
+        "received 9 in 2",
         "status 0",
     ]
 
 
-def test_any_request_can_be_made_and_an_answer_without_content_is_one(sanitized: str) -> None:
+def test_any_request_can_be_made_and_an_answer_without_content_is_one(checked: str) -> None:
     program = """
 describe()
 request = read()
@@ -256,7 +277,7 @@ write({"event": "later", "payload": 1}, {"event": "websocket-event", "payload": 
 write({"id": 3})
 to_end()
 """.replace("1e400", "1e300")
-    lines = play(sanitized, "any_request", fake(program))
+    lines = play(checked, "any_request", fake(program))
     assert lines == [
         "later: ok",
         "background: invalid-answer: the plugin answered with no response and no error",
@@ -265,13 +286,13 @@ to_end()
 
 
 def test_requests_that_are_made_again_and_again_do_not_keep_a_stop_from_ending(
-    sanitized: str,
+    checked: str,
 ) -> None:
-    lines = play(sanitized, "retry_for_ever", fake("describe(); to_end()"))
+    lines = play(checked, "retry_for_ever", fake("describe(); to_end()"))
     assert lines == ["status 0", "retried 1, in time 1"]
 
 
-def test_interrupted_system_calls_go_on(sanitized: str) -> None:
+def test_interrupted_system_calls_go_on(checked: str) -> None:
     program = """
 describe(); create()
 for number in range(20):
@@ -279,7 +300,7 @@ for number in range(20):
     write(text("x"))
 to_end()
 """
-    lines = play(sanitized, "interrupted", fake(program))
+    lines = play(checked, "interrupted", fake(program))
     assert lines == [
         "create: ok",
         "messages 20",
@@ -291,7 +312,7 @@ to_end()
 # --- connections ------------------------------------------------------------------------------
 
 
-def test_a_connection_forgotten_in_its_listener_is_closed_and_silent(sanitized: str) -> None:
+def test_a_connection_forgotten_in_its_listener_is_closed_and_silent(checked: str) -> None:
     program = """
 describe(); create()
 write(text("x"), text("x"), event("error", code="x", errMsg="y"))
@@ -300,47 +321,48 @@ assert request["action"] == "websocket-close", request
 assert request["payload"] == {"id": "ws-1", "code": 1000, "reason": ""}, request
 write(text("x"), event("close", code=1000, reason="", cause="host"))
 """
-    lines = play(sanitized, "forget", fake(program))
+    lines = play(checked, "forget", fake(program))
     assert lines == ["create: ok", "messages 1 closes 0", "status 0"]
 
 
-def test_a_connection_forgotten_before_its_answer_is_closed_after_it(sanitized: str) -> None:
+def test_a_connection_forgotten_before_its_answer_is_closed_after_it(checked: str) -> None:
     program = """
 describe(); create()
 request = answer()
 assert request["action"] == "websocket-close", request
 write(event("close", code=1000, reason="", cause="host"))
 """
-    lines = play(sanitized, "forget_before_the_answer", fake(program))
+    lines = play(checked, "forget_before_the_answer", fake(program))
     assert lines == ["create: ok", "opened 0 closes 0", "status 0"]
 
 
-def test_connections_are_forgotten_in_their_last_calls(sanitized: str) -> None:
+def test_connections_are_forgotten_in_their_last_calls(checked: str) -> None:
     program = """
 describe(); create(); create("ws-2")
 write(event("close", code=1000, reason="bye", cause="server"))
 """
-    lines = play(sanitized, "forget_at_the_end", fake(program))
-    assert lines == [
-        "create: ok",
-        "create: ok",
+    lines = play(checked, "forget_at_the_end", fake(program))
+    # The two in whatever order.
+    assert sorted(lines) == [
         "a: close 1000 bye (server)",
         "a: close 1006 the plugin ended with status 0 (failure)",
+        "create: ok",
+        "create: ok",
         "status 0",
     ]
 
 
-def test_a_listener_that_blocks_delays_others_by_a_message_or_two(sanitized: str) -> None:
+def test_a_listener_that_blocks_delays_others_by_a_message_or_two(checked: str) -> None:
     program = """
 describe(); create(); create("ws-2")
 write(*[text("x")] * 40, text("x", "ws-2"))
 to_end()
 """
-    lines = play(sanitized, "turns", fake(program))
+    lines = play(checked, "turns", fake(program))
     assert lines[2] == "other: soon"
 
 
-def test_a_full_queue_pauses_the_server_and_half_of_it_resumes(sanitized: str) -> None:
+def test_a_full_queue_pauses_the_server_and_half_of_it_resumes(checked: str) -> None:
     program = """
 describe(); create()
 go = read()
@@ -355,21 +377,21 @@ request = answer()
 assert request["action"] == "resumed", request
 to_end()
 """
-    lines = play(sanitized, "queue", fake(program))
+    lines = play(checked, "queue", fake(program))
     assert lines[:4] == ["create: ok", "go: ok", "held: messages 0", "resumed: ok"]
 
 
 # --- the process ------------------------------------------------------------------------------
 
 
-def test_stderr_comes_line_by_line(sanitized: str) -> None:
+def test_stderr_comes_line_by_line(checked: str) -> None:
     program = """
 describe()
 sys.stderr.write("one\\n\\ntw")
 sys.stderr.flush()
 sys.stderr.write("o\\n" + "x" * 2000 + "\\nlast words")
 """
-    lines = play(sanitized, "stderr_by_line", fake(program))
+    lines = play(checked, "stderr_by_line", fake(program))
     x = "x" * 60
     assert lines == [
         "stderr: 3 one",
@@ -384,14 +406,14 @@ sys.stderr.write("o\\n" + "x" * 2000 + "\\nlast words")
 
 
 @pytest.mark.parametrize("case", ["stderr_blocked", "stderr_broken"])
-def test_an_app_whose_stderr_is_blocked_or_broken_goes_on(sanitized: str, case: str) -> None:
+def test_an_app_whose_stderr_is_blocked_or_broken_goes_on(checked: str, case: str) -> None:
     program = """
 describe()
 sys.stderr.write("x\\n" * 1_000_000)
 create()
 sys.stderr.write("last words\\n")
 """
-    lines = play(sanitized, case, fake(program))
+    lines = play(checked, case, fake(program))
     assert lines == [
         "create: ok",
         "opened 1",
@@ -401,7 +423,7 @@ sys.stderr.write("last words\\n")
     ]
 
 
-def test_writing_to_a_plugin_that_reads_no_more_does_not_end_the_app(sanitized: str) -> None:
+def test_writing_to_a_plugin_that_reads_no_more_does_not_end_the_app(checked: str) -> None:
     program = """
 describe(); create()
 os.close(0)
@@ -409,7 +431,7 @@ os.write(2, b"")
 time.sleep(0.5)
 os._exit(4)
 """
-    lines = play(sanitized, "sigpipe", fake(program))
+    lines = play(checked, "sigpipe", fake(program))
     assert lines == [
         "create: ok",
         "last: plugin-ended: the plugin ended with status 4",
@@ -434,13 +456,13 @@ def test_no_other_child_of_the_app_inherits_the_pipes(
     assert status == "status 0"
 
 
-def test_a_stop_is_bounded_while_a_grandchild_holds_the_pipes(sanitized: str) -> None:
+def test_a_stop_is_bounded_while_a_grandchild_holds_the_pipes(checked: str) -> None:
     program = """
 describe(); create()
 child = subprocess.Popen(["sleep", "3"])
 to_end()
 """
-    lines = play(sanitized, "stop", fake(program))
+    lines = play(checked, "stop", fake(program))
     assert lines == [
         "create: ok",
         "a: close 1006 the host has stopped the plugin (failure)",
@@ -449,19 +471,19 @@ to_end()
     ]
 
 
-@pytest.mark.slow
-def test_a_plugin_that_does_not_end_is_killed_after_the_grace(sanitized: str) -> None:
+@slow
+def test_a_plugin_that_does_not_end_is_killed_after_the_grace(checked: str) -> None:
     program = """
 describe(); create()
 to_end()
 time.sleep(60)
 """
-    lines = play(sanitized, "stop", fake(program))
+    lines = play(checked, "stop", fake(program))
     assert lines[2] == "status 137 137 after 5 s, closes 1"
 
 
-def test_an_app_that_ignores_its_children_learns_of_the_end(sanitized: str) -> None:
-    lines = play(sanitized, "children_are_ignored", fake("describe(); create(); sys.exit(3)"))
+def test_an_app_that_ignores_its_children_learns_of_the_end(checked: str) -> None:
+    lines = play(checked, "children_are_ignored", fake("describe(); create(); sys.exit(3)"))
     assert lines == [
         "create: ok",
         "a: close 1006 the plugin ended with status -1 (failure)",
@@ -542,21 +564,33 @@ def flooding_server() -> Iterator[tuple[str, list[int]]]:
         assert not thread.is_alive()
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("variables", [{}, {"BLOCKING": "1"}])
 def test_a_flood_stays_with_its_server(fast: str, variables: dict[str, str]) -> None:
     with flooding_server() as (url, sent):
-        lines = play(fast, "flood", PLUGIN, URL=url, **variables)
-        told = sent[0]
-    match = re.fullmatch(r"grown (\d+) received (\d+) messages (\d+)", lines[-1])
-    assert match
+        app = subprocess.Popen(
+            [fast, "flood", *PLUGIN],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(URL=url, **variables),
+        )
+        with app:
+            assert app.stdout
+            assert app.stdout.readline() == "create: ok\n"
+            line = app.stdout.readline()
+            told = sent[0]  # and not later: without its host the plugin reads on, for the Close
+            rest, _ = app.communicate("\n", TIMEOUT)
+        assert (rest.splitlines()[-1], app.returncode) == ("status 0", 0)
+    match = re.fullmatch(r"grown (\d+) received (\d+) messages (\d+)\n", line)
+    assert match, line
     grown, received, messages = map(int, match.groups())
-    assert 90 <= messages <= 121
+    assert 60 <= messages <= 121
     assert grown <= 8 << 10
     assert told - received <= 16_000_000
 
 
-@pytest.mark.slow
+@slow
 def test_whatever_allocation_fails_every_call_completes(folder: Path) -> None:
     wrapped = ",".join(f"--wrap={name}" for name in ("malloc", "calloc", "realloc"))
     program = build(folder, "memory", f"{SANITIZED} -Wl,{wrapped}", "memory.c")

@@ -603,9 +603,10 @@ static void read_stdout(wsp_host *host)
     char *stop = chunk + size;
     while (host->fds[OUT] >= 0 && (lf = memchr(start, '\n', (size_t)(stop - start))) != NULL) {
         *lf = '\0';
-        if (append(start, (size_t)(lf + 1 - start), &host->line) != 0)
-            break;
-        take_line(host);
+        if (append(start, (size_t)(lf + 1 - start), &host->line) == 0)
+            take_line(host);
+        else
+            give_up(host, NO_MEMORY, "");
         drop(&host->line, host->line.size);
         start = lf + 1;
     }

@@ -253,8 +253,8 @@ static void text_as_it_is(void)
     wsp_send_text(websocket, text, sizeof text - 1, on_answer, "text");
     wsp_send_binary(websocket, "", 0, on_answer, "nothing");
     until(&answers, 3);
-    until(&messages, 2);
-    printf("received %zu\n", received);
+    until(&closes, 1);
+    printf("received %zu in %d\n", received, messages);
     finish();
 }
 
@@ -523,8 +523,8 @@ static void flood(void)
         most = now > most ? now : most;
     }
     printf("grown %ld received %zu messages %d\n", most - before, received, messages);
-    fflush(stdout);
-    _exit(0); /* the plugin notices */
+    getchar(); /* the test looks at the server, at its own time */
+    finish();
 }
 
 int main(int argc, char *argv[])
