@@ -135,6 +135,19 @@ func (l *lines) waitFor(t *testing.T, words ...string) string {
 	}
 }
 
+// waitForCount waits until there are so many lines with this word.
+func (l *lines) waitForCount(t *testing.T, word string, count int) {
+	t.Helper()
+	end := time.After(ceiling)
+	for l.count(word) < count {
+		select {
+		case <-l.more:
+		case <-end:
+			t.Fatalf("not %d lines with %s", count, word)
+		}
+	}
+}
+
 func (l *lines) count(word string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

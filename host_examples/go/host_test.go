@@ -149,13 +149,16 @@ func TestLeavingTheLoopClosesTheConnection(t *testing.T) {
 	log := newLines()
 	host := startFake(t, "echo", log)
 	left, other := create(t, host), create(t, host)
+	if err := left.SendText(t.Context(), "there is more to come"); err != nil {
+		t.Fatal(err)
+	}
 	for range left.Events(t.Context()) {
+		for event := range left.Events(t.Context()) {
+			t.Errorf("a second loop has seen %#v", event)
+		}
 		break
 	}
 	log.waitFor(t, "websocket-close", `"ws-1"`)
-	for event := range left.Events(t.Context()) {
-		t.Errorf("a second loop has seen %#v", event)
-	}
 	// So does one whose context ends.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -205,32 +208,36 @@ func TestACallEndsWithItsContext(t *testing.T) {
 }
 
 func TestSeveralMayWaitForEvents(t *testing.T) {
-	host := startFake(t, "echo", newLines())
-	websocket := create(t, host)
-	var messages atomic.Int64
-	var waiting sync.WaitGroup
-	for range 4 {
-		waiting.Add(1)
-		go func() {
-			defer waiting.Done()
-			for {
-				event, err := websocket.Next(t.Context())
-				if err == io.EOF {
-					return
+	host := startFake(t, "flood", io.Discard)
+	for range 50 {
+		websocket := create(t, host)
+		var messages atomic.Int64
+		var waiting sync.WaitGroup
+		for range 4 {
+			waiting.Add(1)
+			go func() {
+				defer waiting.Done()
+				for {
+					event, err := websocket.Next(t.Context())
+					if err == io.EOF {
+						return
+					}
+					if _, ok := event.(Message); ok {
+						messages.Add(1)
+					}
 				}
-				if _, ok := event.(Message); ok {
-					messages.Add(1)
-				}
-			}
-		}()
-	}
-	if err := websocket.SendText(t.Context(), "flood 1000"); err != nil {
-		t.Fatal(err)
-	}
-	websocket.Close()
-	waiting.Wait()
-	if messages.Load() != 1000 {
-		t.Error(messages.Load())
+			}()
+		}
+		if err := websocket.SendText(t.Context(), "flood 100"); err != nil {
+			t.Fatal(err)
+		}
+		if err := websocket.CloseWith(t.Context(), 0, "", 0); err != nil {
+			t.Fatal(err)
+		}
+		waiting.Wait()
+		if messages.Load() != 100 {
+			t.Error(messages.Load())
+		}
 	}
 }
 
@@ -241,10 +248,17 @@ func TestTheAppsPauseAndThatOfAFullQueue(t *testing.T) {
 	host := startFake(t, "echo", log)
 	websocket := create(t, host)
 	next[Open](t, websocket)
+	for _, call := range []func(context.Context) error{websocket.Pause, websocket.Resume} {
+		if err := call(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log.waitFor(t, `"websocket-pause","payload":{"id":"ws-1"}`)
+	log.waitFor(t, `"websocket-resume","payload":{"id":"ws-1"}`)
 	if err := websocket.SendText(t.Context(), "flood 1500"); err != nil {
 		t.Fatal(err)
 	}
-	log.waitFor(t, "websocket-pause")
+	log.waitForCount(t, "websocket-pause", 2)
 	if err := websocket.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -255,13 +269,13 @@ func TestTheAppsPauseAndThatOfAFullQueue(t *testing.T) {
 	if err := websocket.SendText(t.Context(), "x"); err != nil {
 		t.Fatal(err)
 	}
-	if log.count("websocket-resume") != 0 {
+	if log.count("websocket-resume") != 1 {
 		t.Error("resumed")
 	}
 	if err := websocket.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	log.waitFor(t, "websocket-resume")
+	log.waitForCount(t, "websocket-resume", 2)
 }
 
 func TestManyEventsInLinearTime(t *testing.T) {
