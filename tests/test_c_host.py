@@ -175,7 +175,7 @@ def test_a_start_finds_a_plugin_or_fails_with_words(
     lines = play(checked, "start", fake(program), said, START_MS="60000")
     # In the words is the command, which is the program above.
     text = re.sub(
-        r"it was started as: .*?json.*?def answer\(response={}",
+        r"it was started as: .*?(?=; this wsplugin is of|\nstatus -?\d+\Z|\Z)",
         "was:",
         "\n".join(lines),
         flags=re.DOTALL,
