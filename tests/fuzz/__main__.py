@@ -16,9 +16,8 @@ from typing import Final
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fuzz.corpus import load, store
+from fuzz.corpus import FOLDER, load, store
 
-NAMES: Final = ("lines", "frames", "response", "urls", "transcripts")
 TARGET: Final = "FUZZ_TARGET"
 WORKER: Final = "FUZZ_WORKER"
 LONGEST: Final = 1024
@@ -28,7 +27,7 @@ LONGEST: Final = 1024
 def main() -> int:
     """Do what the command line says; return the exit status of the fuzzer."""
     parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
-    parser.add_argument("target", choices=NAMES)
+    parser.add_argument("target", choices=sorted(path.stem for path in FOLDER.glob("*.txt")))
     parser.add_argument("--seconds", type=int, default=60, help="default: 60")
     parser.add_argument("--update", action="store_true", help="write the corpus, minimised")
     options = parser.parse_args()
@@ -74,7 +73,7 @@ def main() -> int:
                 env=environment,
             )
             inputs = sorted((path.read_bytes() for path in smaller.iterdir()), key=by_size)
-            store(Path(__file__).parent / "corpus" / f"{options.target}.txt", inputs)
+            store(FOLDER / f"{options.target}.txt", inputs)
     return status
 
 

@@ -20,7 +20,7 @@ from websockets.streams import StreamReader
 from wsplugin.decoding import decode_request
 from wsplugin.lines import Lines
 from wsplugin.log import SILENT
-from wsplugin.messages import ACTIONS, MAX_URL, RequestError
+from wsplugin.messages import ACTIONS, RequestError
 from wsplugin.network.compression import Deflate
 from wsplugin.network.frames import Frames, Taken, Violation
 from wsplugin.network.inbox import Inbox
@@ -327,8 +327,6 @@ def urls(data: bytes) -> None:
         text = data.decode()
         target = parse_url(text)
     except (UnicodeDecodeError, RequestError):
-        return
-    if len(text) > MAX_URL * 4:
         return
     try:
         theirs = ada_url.URL(text)
