@@ -88,6 +88,9 @@ def parse_replay(argv: Sequence[str]) -> tuple[str, float]:
         metavar="1|0",
         default=0,
     )
+    for option in ("--parent-pid", "--exit-timeout"):
+        # Hosts append them to whatever they start. What stands in ends with its stdin anyway.
+        parser.add_argument(option, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     return arguments.file, arguments.speed
 
