@@ -233,7 +233,6 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 while os.open(os.devnull, os.O_RDONLY) < 1100:
     pass
 from wsplugin.cli import main
-from systems import posix_only
 main()
 """
 

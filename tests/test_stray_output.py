@@ -51,7 +51,6 @@ def handle_and_more(self, line):
     stray()
 manager.Manager.handle = handle_and_more
 from wsplugin.cli import main
-from systems import posix_only
 main(sys.argv[1:])
 """
 
