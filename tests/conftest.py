@@ -1,5 +1,6 @@
 """Fixtures of several test modules: plugins that are shared, and a server to play by hand."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,10 @@ from conversations import LIMIT
 from harness import Listener, Plugin
 from pool import Pool
 from tls_servers import Authority
+
+if hasattr(signal, "SIGHUP"):
+    # Run under nohup, all the tests' plugins would ignore it, as they should.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
