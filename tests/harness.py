@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from host_lines import encode
 from systems import PLUGIN as PLUGIN
-from systems import WINDOWS, WINE
+from systems import TERMINATED, WINDOWS
 
 TIMEOUT = 20.0
 """The bound of every wait, in seconds; nothing is expected to take that long."""
@@ -56,7 +56,7 @@ class Plugin:
 
     Args:
         options: command line options.
-        command: what to run instead of this Python's ``-m wsplugin``.
+        command: what to run instead of ``systems.PLUGIN``.
         popen: more arguments of :class:`subprocess.Popen`.
 
     """
@@ -229,10 +229,7 @@ class Plugin:
             if is_running:
                 self.process.terminate()
                 status = self.process.wait(END_TIMEOUT)
-                # Windows has no SIGTERM: there the process is ended from outside, with status 1;
-                # under Wine, whose processes are the system's, with the signal, or in order.
-                expected = (-signal.SIGTERM, 0) if WINE else (1,) if WINDOWS else (0,)
-                assert status in expected, f"{status}: {self.stderr!r}"
+                assert status in TERMINATED, f"{status}: {self.stderr!r}"
         except subprocess.TimeoutExpired:
             raise AssertionError(f"no end {END_TIMEOUT} seconds after SIGTERM") from None
         finally:
@@ -393,10 +390,7 @@ class Peer:
 
     def expect_close(self, code: int | None = None, reason: str | None = None) -> bytes:
         """Read frames until the Close frame, check it, and return its payload."""
-        while True:
-            head, payload = self.read_frame()
-            if head & 0x0F == CLOSE:
-                break
+        _, payload = self.read_to_close()[-1]
         if code is not None:
             assert struct.unpack("!H", payload[:2])[0] == code, payload
         if reason is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from typing import Final
 
@@ -19,6 +20,13 @@ WINDOWS: Final = sys.platform == "win32" or any(word.endswith(".exe") for word i
 
 WINE: Final = WINDOWS and sys.platform != "win32"
 """Whether it does so under Wine, which then answers the system calls of Windows' own Python."""
+
+TERMINATED: Final = (-signal.SIGTERM, 0) if WINE else (1,) if WINDOWS else (0,)
+"""Statuses of a plugin that a host has ended with SIGTERM.
+
+Windows has no SIGTERM: there the process is ended from outside, with status 1; under Wine, whose
+processes are the system's, with the signal, or in order.
+"""
 
 
 def posix_only(reason: str) -> pytest.MarkDecorator:

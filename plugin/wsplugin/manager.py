@@ -17,16 +17,11 @@ from wsplugin.decoding import decode_request
 from wsplugin.encoding import encode_answer, encode_done, encode_error
 from wsplugin.log import fault
 from wsplugin.messages import (
-    ACTIONS,
-    FEATURES,
-    PROTOCOL,
     App,
     CreateAnswer,
     Created,
     DescribeAnswer,
-    Description,
     Id,
-    Limits,
     RequestError,
 )
 from wsplugin.outcome import Ending, not_open
@@ -53,7 +48,6 @@ from wsplugin.requests import (
 )
 from wsplugin.settings import Settings
 from wsplugin.turns import Turns
-from wsplugin.version import __version__
 
 if TYPE_CHECKING:
     from wsplugin.network.opening import Dialer
@@ -254,24 +248,8 @@ class Manager:
         self._answer_backgrounds()
 
     def _describe(self, request: Describe) -> None:
-        settings = self.settings
-        description = Description(
-            name="wsplugin",
-            version=__version__,
-            protocol=PROTOCOL,
-            actions=ACTIONS,
-            features=FEATURES,
-            limits=Limits(
-                max_connections=settings.max_connections,
-                max_message_size=settings.max_message_size,
-                max_line=settings.max_line,
-                max_send_buffer=settings.max_send_buffer,
-                open_timeout=round(settings.open_timeout * 1000),
-                close_timeout=round(settings.close_timeout * 1000),
-            ),
-        )
         if request.id is not None:
-            self.output.write(encode_answer(DescribeAnswer(request.id, description)))
+            self.output.write(encode_answer(DescribeAnswer(request.id, self.settings.describe())))
 
     def _find(self, id: str, app: App) -> Connection | None:
         """Return a connection, or None if it has had its ``close`` event.

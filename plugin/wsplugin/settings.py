@@ -12,6 +12,8 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from wsplugin.hosts import parse_host_pattern
+from wsplugin.messages import ACTIONS, FEATURES, PROTOCOL, Description, Limits
+from wsplugin.version import __version__
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -73,6 +75,24 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "client_certs: one without PATTERN= needs --allow-host (allow_hosts), or it could "
                 "be shown to any server"
             )
+
+    def describe(self) -> Description:
+        """Return what the plugin says of itself with these settings."""
+        return Description(
+            name="wsplugin",
+            version=__version__,
+            protocol=PROTOCOL,
+            actions=ACTIONS,
+            features=FEATURES,
+            limits=Limits(
+                max_connections=self.max_connections,
+                max_message_size=self.max_message_size,
+                max_line=self.max_line,
+                max_send_buffer=self.max_send_buffer,
+                open_timeout=round(self.open_timeout * 1000),
+                close_timeout=round(self.close_timeout * 1000),
+            ),
+        )
 
 
 def _whole(value: Any) -> int:

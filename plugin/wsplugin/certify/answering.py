@@ -72,8 +72,7 @@ async def answer_twice(stage: Stage) -> None:
     """An answer that comes twice is taken once."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("send", to="a", text="x")
-    request = await fake.request("websocket-send")
+    call, request = await stage.ask(fake, "send", to="a", text="x")
     fake.lines(fake.answer_to(request), fake.answer_to(request))
     await stage.outcome(call, Done)
     await stage.works(fake, "a", id)
@@ -98,8 +97,7 @@ async def answer_without_content(stage: Stage) -> None:
     """An answer with neither response nor error completes its call."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    request = await fake.request("websocket-ping")
+    call, request = await stage.ask(fake, "ping", to="a")
     fake.lines({"id": request.id})
     await stage.any_outcome(call)
     await stage.works_or_is_lost(fake, "a", id)
@@ -122,8 +120,7 @@ async def event_without_content(stage: Stage) -> None:
     """A known event that lacks what it must have leaves no call without its outcome."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    request = await fake.request("websocket-ping")
+    call, request = await stage.ask(fake, "ping", to="a")
     fake.lines(
         {"event": "websocket-event", "payload": {"id": id, "name": "close", "payload": None}},
         fake.answer_to(request, {"rtt": 1.0}),
@@ -139,8 +136,7 @@ async def late_answer(stage: Stage) -> None:
     """An answer that is long in coming holds up nothing else."""
     fake = await stage.begin()
     a, b = [await stage.connect(fake, name) for name in ("a", "b")]
-    late = stage.call("ping", to="a")
-    request = await fake.request("websocket-ping")
+    late, request = await stage.ask(fake, "ping", to="a")
     for number in range(20):
         fake.wait(0.05)
         fake.lines(fake.text(a, str(number)))
@@ -190,8 +186,7 @@ async def unknown_fields(stage: Stage) -> None:
     await stage.outcome(call, Done)
     await stage.event("a", Opened)
     await stage.event("a", Message, text="rich")
-    ping = stage.call("ping", to="a")
-    request = await fake.request("websocket-ping")
+    ping, request = await stage.ask(fake, "ping", to="a")
     error = {"code": "not-open", "errMsg": "the connection is closing"}
     fake.lines(richer({"id": request.id, "error": error}))
     await stage.outcome(ping, Refused)
@@ -220,8 +215,8 @@ async def unknown_codes(stage: Stage) -> None:
     """An unknown code or cause is a failure of no special kind."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    ping = stage.call("ping", to="a")
-    fake.refuse(await fake.request("websocket-ping"), "out-of-luck", "no luck today")
+    ping, request = await stage.ask(fake, "ping", to="a")
+    fake.refuse(request, "out-of-luck", "no luck today")
     outcome = await stage.outcome(ping, Refused)
     if outcome.message != "no luck today":
         raise Broken("the plugin's words for the refusal", repr(outcome.message))

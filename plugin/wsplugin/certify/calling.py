@@ -26,8 +26,7 @@ def has(request: Request, **expected: Any) -> None:
 async def id_first(stage: Stage) -> None:
     """The id is the first member of every line, so that one too long for the plugin has it."""
     fake = await stage.fake(FIRST_START)
-    described = await fake.request("plugin-describe")
-    await stage.begin_answering(fake, described)
+    described = await stage.begin_with(fake)
     call, created = await stage.create(fake, "a", app="shop")
     id = fake.new_connection(created)
     fake.lines(fake.answer_to(created, {"id": id}), fake.opening(id))
@@ -135,8 +134,7 @@ async def binary_both_ways(stage: Stage) -> None:
     id = await stage.connect(fake, "a")
     for data in (BYTES, b""):
         encoded = base64.b64encode(data).decode()
-        call = stage.call("send", to="a", base64=encoded)
-        request = await fake.request("websocket-send")
+        call, request = await stage.ask(fake, "send", to="a", base64=encoded)
         sent = request.payload["data"]
         sent = base64.b64decode(sent) if request.payload["type"] == "base64" else bytes(sent)
         if sent != data:
@@ -152,8 +150,7 @@ async def text_as_it_is(stage: Stage) -> None:
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
     for text in ("Grüße 👋🏽", "\0\x01\x1f\x7f\u2028\ufeff\uffff\U0010ffff", '"\\/\r\n\t<>', ""):
-        call = stage.call("send", to="a", text=text)
-        request = await fake.request("websocket-send")
+        call, request = await stage.ask(fake, "send", to="a", text=text)
         has(request, type="text", data=text)
         fake.lines(fake.answer_to(request), fake.text(id, text))
         await stage.outcome(call, Done)
@@ -165,8 +162,8 @@ async def send_refused(stage: Stage) -> None:
     """A send that the plugin refuses fails alone."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("send", to="a", text="too much")
-    fake.refuse(await fake.request("websocket-send"), "buffer-full", "the buffer is full")
+    call, request = await stage.ask(fake, "send", to="a", text="too much")
+    fake.refuse(request, "buffer-full", "the buffer is full")
     if (outcome := await stage.outcome(call, Refused)).code != "buffer-full":
         raise Broken("the refusal buffer-full", repr(outcome))
     await stage.works(fake, "a", id)
@@ -200,8 +197,7 @@ async def close_plain(stage: Stage) -> None:
     """A close that says nothing is one with 1000, and its end comes with the event."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("close", to="a")
-    request = await fake.request("websocket-close")
+    call, request = await stage.ask(fake, "close", to="a")
     if request.payload.get("code", 1000) not in (1000, None):
         raise Broken("payload.code to be 1000 or nothing", shown(request.line))
     has(request, id=id, timeout=None)
@@ -220,8 +216,9 @@ async def close_with_everything(stage: Stage) -> None:
     """Code, reason and time of a close are passed on."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("close", to="a", code=4321, reason="Schluß 👋", timeout=1500)
-    request = await fake.request("websocket-close")
+    call, request = await stage.ask(
+        fake, "close", to="a", code=4321, reason="Schluß 👋", timeout=1500
+    )
     has(request, id=id, code=4321, reason="Schluß 👋", timeout=1500)
     fake.answer(request)
     fake.close(id, 1006, "the server did not answer", "host")
@@ -234,8 +231,7 @@ async def close_at_once(stage: Stage) -> None:
     """A time of 0, which cuts the connection, is passed on and not taken for none."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("close", to="a", timeout=0)
-    request = await fake.request("websocket-close")
+    call, request = await stage.ask(fake, "close", to="a", timeout=0)
     has(request, id=id, timeout=0)
     fake.answer(request)
     fake.close(id, 1006, "cut by the host", "host")
@@ -248,8 +244,7 @@ async def close_without_code(stage: Stage) -> None:
     """1005 asks for a Close frame without a code, and takes no reason."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("close", to="a", code=1005)
-    request = await fake.request("websocket-close")
+    call, request = await stage.ask(fake, "close", to="a", code=1005)
     has(request, id=id, code=1005)
     if request.payload.get("reason"):
         raise Broken("no payload.reason", shown(request.line))
@@ -264,8 +259,7 @@ async def ping(stage: Stage) -> None:
     """A ping asks with its time, and tells the round trip."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("ping", to="a", timeout=2345)
-    request = await fake.request("websocket-ping")
+    call, request = await stage.ask(fake, "ping", to="a", timeout=2345)
     has(request, id=id, timeout=2345)
     fake.answer(request, {"rtt": 12.5})
     outcome = await stage.outcome(call, Done)
@@ -278,8 +272,7 @@ async def ping_refused(stage: Stage) -> None:
     """A ping without a Pong fails before its connection does."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    request = await fake.request("websocket-ping")
+    call, request = await stage.ask(fake, "ping", to="a")
     fake.refuse(request, "not-open", "no Pong has come")
     fake.lines(fake.event(id, "error", code="ping-timeout", errMsg="no Pong has come"))
     fake.close(id, 1006, "no Pong has come", "failure")

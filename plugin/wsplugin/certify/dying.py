@@ -14,10 +14,8 @@ async def death_while_pending(stage: Stage) -> None:
     fake = await stage.begin()
     await stage.connect(fake, "a")
     await stage.connect(fake, "b")
-    ping = stage.call("ping", to="a")
-    await fake.request("websocket-ping")
-    send = stage.call("send", to="b", text="x")
-    await fake.request("websocket-send")
+    ping, _ = await stage.ask(fake, "ping", to="a")
+    send, _ = await stage.ask(fake, "send", to="b", text="x")
     create, _ = await stage.create(fake, "c")
     fake.die()
     for call in (ping, send, create):
@@ -54,7 +52,7 @@ async def death_while_flooding(stage: Stage) -> None:
             number += 1
         if not isinstance(event, Closed) or (event.code, event.cause) != (1006, "failure"):
             raise Broken(f"on {name} a close with 1006 for a failure", repr(event))
-    await stage.lose()
+    stage.lost()
 
 
 @situation()
@@ -62,8 +60,7 @@ async def half_a_line(stage: Stage) -> None:
     """When the plugin dies within a line, half a line is no line."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    request = await fake.request("websocket-ping")
+    call, request = await stage.ask(fake, "ping", to="a")
     fake.lines(fake.text(id, "whole"))
     fake.write(b'{"id":%s,"response":{"rtt":' % msgspec.json.encode(request.id))
     await stage.event("a", Message, text="whole")
@@ -78,8 +75,7 @@ async def last_words(stage: Stage) -> None:
     """What waits when the plugin ends is told with its status and its last line on stderr."""
     fake = await stage.begin()
     await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    await fake.request("websocket-ping")
+    call, _ = await stage.ask(fake, "ping", to="a")
     fake.write(b"first words\nwsplugin: error: the moon is full\n", "stderr")
     await fake.flushed()
     fake.exit(7)
@@ -95,8 +91,7 @@ async def babble_amid(stage: Stage) -> None:
     """When the plugin writes what is no JSON, all fails with it, and it is ended."""
     fake = await stage.begin()
     await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    await fake.request("websocket-ping")
+    call, _ = await stage.ask(fake, "ping", to="a")
     fake.write(b"Traceback (most recent call last):\n")
     await stage.outcome(call, Ended)
     await stage.lose("a")
@@ -110,8 +105,7 @@ async def stdout_closed(stage: Stage) -> None:
     await stage.connect(fake, "a")
     if not stage.socket_pair:
         fake.at_end = fake.stay
-    call = stage.call("ping", to="a")
-    await fake.request("websocket-ping")
+    call, _ = await stage.ask(fake, "ping", to="a")
     fake.close_stdout()
     await fake.end_of_stdin()
     await stage.outcome(call, Ended, 10)

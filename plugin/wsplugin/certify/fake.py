@@ -9,29 +9,13 @@ import msgspec
 
 from wsplugin.certify.watch import PATIENCE, Broken, Watch, shown
 from wsplugin.decoding import decode_request
-from wsplugin.messages import ACTIONS, FEATURES, PROTOCOL, Description, Limits, RequestError
+from wsplugin.messages import RequestError
 from wsplugin.settings import Settings
-from wsplugin.version import __version__
 
 
 def description() -> dict[str, Any]:
     """Return what this version of the plugin, with the default options, says of itself."""
-    settings = Settings()
-    described = Description(
-        name="wsplugin",
-        version=__version__,
-        protocol=PROTOCOL,
-        actions=ACTIONS,
-        features=FEATURES,
-        limits=Limits(
-            max_connections=settings.max_connections,
-            max_message_size=settings.max_message_size,
-            max_line=settings.max_line,
-            max_send_buffer=settings.max_send_buffer,
-            open_timeout=round(settings.open_timeout * 1000),
-            close_timeout=round(settings.close_timeout * 1000),
-        ),
-    )
+    described = Settings().describe()
     return msgspec.json.decode(msgspec.json.encode(described), type=dict[str, Any])
 
 
@@ -114,7 +98,7 @@ class Fake:
                         ending = asyncio.create_task(self.at_end())
                     case "held":
                         self._held.set()
-                    case "written" | "unread":
+                    case "written":
                         self._writes -= 1
                         if not self._writes:
                             self._nothing_to_write.set()

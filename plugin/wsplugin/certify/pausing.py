@@ -153,8 +153,8 @@ async def slow_listener_alone(stage: Stage) -> None:
     await stage.event("slow", Message, text=large(0))
     for _ in range(10):
         await stage.works(fake, "quick", quick)
-        call = stage.call("ping", to="slow")
-        fake.answer(await fake.request("websocket-ping"), {"rtt": 1.0})
+        call, request = await stage.ask(fake, "ping", to="slow")
+        fake.answer(request, {"rtt": 1.0})
         await stage.outcome(call, Done)
     # Three seconds, where a few milliseconds are enough.
     if (heard := 1 + stage.waiting_events("slow")) > FULL // 2:
@@ -174,8 +174,8 @@ async def pause_by_the_app(stage: Stage) -> None:
         has(request, id=id)
         fake.answer(request)
         await stage.outcome(call, Done)
-    call = stage.call("pause", to="a")
-    fake.refuse(await fake.request("websocket-pause"), "shutting-down", "the plugin is ending")
+    call, request = await stage.ask(fake, "pause", to="a")
+    fake.refuse(request, "shutting-down", "the plugin is ending")
     await stage.outcome(call, Refused)
 
 
@@ -197,8 +197,7 @@ async def pause_of_the_app_wins(stage: Stage) -> None:
     # Not a resume.
     fake.answer(await fake.request("websocket-ping"), {"rtt": 1.0})
     await stage.outcome(call, Done)
-    call = stage.call("resume", to="a")
-    request = await fake.request("websocket-resume")
+    call, request = await stage.ask(fake, "resume", to="a")
     has(request, id=id)
     fake.answer(request)
     await stage.outcome(call, Done)

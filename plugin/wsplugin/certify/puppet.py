@@ -87,9 +87,8 @@ class Puppet:
             while rest:
                 rest = rest[os.write(1 if to == "stdout" else 2, rest) :]
         except OSError:
-            self._tell(tell="unread", to=to)  # the host has closed its end, which may be right
-        else:
-            self._tell(tell="written", to=to)
+            pass  # the host has closed its end, which may be right
+        self._tell(tell="written")
 
     def _work(self, jobs: "queue.SimpleQueue[Callable[[], None]]") -> None:
         while True:

@@ -337,29 +337,24 @@ class Stage:
 
     async def begin_with(
         self, fake: Fake, id: int = 0, described: dict[str, Any] | None = None
-    ) -> None:
-        """Play it with a stand-in that has been started."""
+    ) -> Request:
+        """Play it with a stand-in that has been started; return the request for what it is."""
         request = await fake.request("plugin-describe")
-        await self.begin_answering(fake, request, id, described)
-
-    async def begin_answering(
-        self,
-        fake: Fake,
-        request: Request,
-        id: int = 0,
-        described: dict[str, Any] | None = None,
-    ) -> None:
-        """Play it with one that has been asked what it is."""
         fake.answer(request, described or description())
         fake.is_known = True
         await self.outcome(id, Done)
         self._running = fake
+        return request
+
+    async def ask(self, fake: Fake, call: str, **fields: Any) -> tuple[int, Request]:
+        """Have a call made; return its id, and the host's request for it."""
+        id = self.call(call, **fields)
+        return id, await fake.request(f"websocket-{call}")
 
     async def create(self, fake: Fake, name: str, **fields: Any) -> tuple[int, Request]:
         """Have a connection created; return the id of the call, and the host's request."""
         fields = {"as": name, "url": f"ws://127.0.0.1:9/{name}"} | fields
-        id = self.call("create", **fields)
-        return id, await fake.request("websocket-create")
+        return await self.ask(fake, "create", **fields)
 
     async def connect(self, fake: Fake, name: str, **fields: Any) -> str:
         """Play the opening of a connection; return its id."""
@@ -372,8 +367,7 @@ class Stage:
 
     async def works(self, fake: Fake, name: str, id: str) -> None:
         """Check that a connection still sends and receives."""
-        call = self.call("send", to=name, text="still there?")
-        request = await fake.request("websocket-send")
+        call, request = await self.ask(fake, "send", to=name, text="still there?")
         if request.payload != {"id": id, "type": "text", "data": "still there?"}:
             raise Broken("the message as it was sent", shown(request.line))
         fake.lines(fake.answer_to(request), fake.text(id, "yes"))

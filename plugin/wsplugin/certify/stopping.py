@@ -38,8 +38,7 @@ async def stop_with_a_silent_server(stage: Stage) -> None:
     """The plugin has 1.5 s to end by itself, and all that it says meanwhile is heard."""
     fake = await stage.begin()
     id = await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    ping = await fake.request("websocket-ping")
+    call, ping = await stage.ask(fake, "ping", to="a")
 
     async def end_late() -> None:
         fake.wait(1.5)
@@ -60,8 +59,7 @@ async def stop_kills(stage: Stage) -> None:
     """A plugin that hangs is killed five seconds after its stdin has ended, and no sooner."""
     fake = await stage.begin()
     await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    await fake.request("websocket-ping")
+    call, _ = await stage.ask(fake, "ping", to="a")
     fake.at_end = fake.stay
     stop = stage.call("stop")
     await fake.end_of_stdin()
@@ -92,8 +90,7 @@ async def death_with_a_grandchild(stage: Stage) -> None:
     """Nor does it if the plugin has died: the stop ends, and all fails that waits."""
     fake = await stage.begin()
     await stage.connect(fake, "a")
-    call = stage.call("ping", to="a")
-    await fake.request("websocket-ping")
+    call, _ = await stage.ask(fake, "ping", to="a")
     fake.leave_a_grandchild()
     await stage.grandchild()
     fake.die()

@@ -14,7 +14,7 @@ BY_CLASS: Final[dict[type[OSError], str]] = {
     ConnectionAbortedError: "Software caused connection abort",
     TimeoutError: "Connection timed out",
 }
-# glibc's words. On Windows these numbers are those of Winsock.
+# glibc's words. On Windows these numbers are Winsock's, or what Python makes of them.
 BY_ERRNO: Final = {
     errno.EACCES: "Permission denied",
     errno.EADDRNOTAVAIL: "Cannot assign requested address",
