@@ -139,7 +139,7 @@ def main() -> None:
     if options.archive:
         say("packing")
         made.append(shipping.pack(folder, as_zip=target.os == "win32"))
-    shipping.write_sums(options.dist / f"{name}.sha256", options.dist, made)
+    shipping.write_sums(options.dist / f"{name}.sha256", made)
     if options.npm:
         shipping.npm_package(folder, options.dist / "npm", VERSION, target.os, target.cpu)
     sys.stdout.write(f"{folder / target.executable}\n")
@@ -168,7 +168,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--npm", action="store_true", help="also make the package for npm")
     parser.add_argument(
-        "--no-archive", dest="archive", action="store_false", help="make the folder alone"
+        "--no-archive", dest="archive", action="store_false", help="make no archive"
     )
     options = parser.parse_args()
     if sys.version_info[:2] != PYTHON:

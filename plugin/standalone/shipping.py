@@ -45,12 +45,9 @@ def pack(folder: Path, *, as_zip: bool) -> Path:
     return archive
 
 
-def write_sums(target: Path, base: Path, files: Iterable[Path]) -> None:
-    """Write SHA-256 sums in the way of ``sha256sum``, of files below a base."""
-    lines = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(base).as_posix()}\n"
-        for file in files
-    ]
+def write_sums(target: Path, files: Iterable[Path]) -> None:
+    """Write SHA-256 sums in the way of ``sha256sum``, of files that lie beside them."""
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
     target.write_text("".join(lines))
 
 
