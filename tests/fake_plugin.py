@@ -1,6 +1,11 @@
 """Plugins of a few lines for the tests of hosts: programs that say what a test wants said."""
 
+import asyncio
 import sys
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from harness import TIMEOUT
 
 PRELUDE = """
 import json, os, signal, subprocess, sys, time
@@ -32,3 +37,26 @@ def to_end():
 def fake(program: str) -> list[str]:
     """Return the command of a plugin that runs a program with the functions above."""
     return [sys.executable, "-c", PRELUDE + program]
+
+
+NO_PLUGINS: Final = {
+    "babbles": ("print('hello', flush=True); to_end()", "no line of its protocol: b'hello'"),
+    "echoes": ("write(read()); to_end()", "answered without a response or an error"),
+    "refuses": (
+        "write({'id': read()['id'], 'error': {'code': 'unknown-action', 'errMsg': 'what?'}})",
+        "unknown-action: what?",
+    ),
+    "is something else": ("describe(name='other')", "no wsplugin: its name is 'other'"),
+    "describes itself as a list": (
+        "write({'id': read()['id'], 'response': []})",
+        r"no wsplugin: it describes itself as \[\]",
+    ),
+    "speaks protocol 2": ("describe(protocol=2); to_end()", "speaks protocol 2, this host proto"),
+}
+"""What a host must not take for a plugin, by what it does: the program, and the words of both hosts
+in Python."""
+
+
+def play(story: Coroutine[Any, Any, None], timeout: float = TIMEOUT) -> None:
+    """Run a test's coroutine within the bound of every wait, in seconds."""
+    asyncio.run(asyncio.wait_for(story, timeout))

@@ -7,21 +7,15 @@ import asyncio
 import math
 import os
 import socket
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
-from fake_plugin import fake
-from harness import PLUGIN, TIMEOUT, Listener, echo_server
+from fake_plugin import fake, play
+from harness import PLUGIN, Listener, echo_server
 from host import Close, Error, Event, Host, Message, Open, PluginEnded, RequestError, WebSocket
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="statuses are those of POSIX")
-
-
-def play(story: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine within the bound of every wait."""
-    asyncio.run(asyncio.wait_for(story, TIMEOUT))
 
 
 async def anything(websocket: WebSocket, *kinds: type[Event]) -> list[Event]:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,12 @@ import pytest
 
 import host as module
 from demos import EXAMPLES
-from fake_plugin import fake
+from fake_plugin import fake, play
 from harness import PLUGIN, TIMEOUT, Listener, within
 from host import Close, Host, Message, Open, PluginEnded, WebSocket
 from pressure import MESSAGE, Flood
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="statuses are those of POSIX")
-
-
-def play(story: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine within the bound of every wait."""
-    asyncio.run(asyncio.wait_for(story, TIMEOUT))
 
 
 # --- stop -----------------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demos import EXAMPLES
-from fake_plugin import fake
+from fake_plugin import fake, play
 from harness import PLUGIN, TIMEOUT, Listener, echo_server
 from host import Close, Host, Message, Open
 from pressure import MESSAGE, Flood
@@ -25,11 +24,6 @@ from pressure import MESSAGE, Flood
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="reads memory from /proc")
 
 log = logging.getLogger(__name__)
-
-
-def play(story: Coroutine[Any, Any, None], timeout: float = TIMEOUT) -> None:
-    """Run a test's coroutine within the bound of every wait."""
-    asyncio.run(asyncio.wait_for(story, timeout))
 
 
 class Asked:

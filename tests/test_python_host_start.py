@@ -3,13 +3,11 @@
 import asyncio
 import os
 import re
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fake_plugin import fake
+from fake_plugin import NO_PLUGINS, fake, play
 from harness import PLUGIN, TIMEOUT, within
 from host import Host, PluginEnded
 
@@ -17,11 +15,6 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="statuses are those o
 
 SOON = 0.5
 """Seconds that a command has to describe itself where the test is that it does not."""
-
-
-def play(story: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine within the bound of every wait."""
-    asyncio.run(asyncio.wait_for(story, TIMEOUT))
 
 
 async def failure(host: Host) -> str:
@@ -37,11 +30,10 @@ async def failure(host: Host) -> str:
     return str(caught.value)
 
 
-WRONG = {
+WRONG = NO_PLUGINS | {
     "ends": ("", r"^the plugin ended with status 0 \(started as: "),
     "fails": ("sys.exit('the last words')", "^the plugin ended with status 1: the last words "),
     "dies": ("os.kill(os.getpid(), signal.SIGKILL)", "^the plugin was killed by signal 9 "),
-    "babbles": ("print('hello', flush=True); to_end()", "no line of its protocol: b'hello'"),
     "writes a list": ("write([1]); to_end()", r"no line of its protocol: b'\[1\]'"),
     "never ends a line": (
         "os.set_blocking(1, True)\nwhile True: os.write(1, b'x' * 65536)",
@@ -49,17 +41,6 @@ WRONG = {
     ),
     "is silent": ("to_end(); time.sleep(3600)", "^the plugin did not describe itself in 0.5 s "),
     "floods": ("while True: write({})", "^the plugin did not describe itself in 0.5 s "),
-    "echoes": ("write(read()); to_end()", "answered without a response or an error"),
-    "refuses": (
-        "write({'id': read()['id'], 'error': {'code': 'unknown-action', 'errMsg': 'what?'}})",
-        "unknown-action: what?",
-    ),
-    "is something else": ("describe(name='other')", "no wsplugin: its name is 'other'"),
-    "describes itself as a list": (
-        "write({'id': read()['id'], 'response': []})",
-        r"no wsplugin: it describes itself as \[\]",
-    ),
-    "speaks protocol 2": ("describe(protocol=2); to_end()", "speaks protocol 2, this host proto"),
 }
 
 

@@ -201,10 +201,10 @@ class WebSocket:
 
     def _leave(self) -> None:
         """Close the connection, unless it is closed, and forget what nobody will take any more."""
+        if not (self._left or self._closed):
+            self._host.post("websocket-close", {"id": self.id})
         self._left = True
         self._events = asyncio.Queue()
-        if not self._closed:
-            self._host.post("websocket-close", {"id": self.id})
 
     def take(self, name: str, payload: dict[str, Any]) -> None:
         """Queue an event that the host has read."""
@@ -339,13 +339,12 @@ class Host:
             async with asyncio.timeout(self._start_timeout):
                 description = await self.request("plugin-describe")
             self._check(description)
-        except (TimeoutError, RequestError, PluginEnded) as exc:
-            await self._abandon(process)
+        except BaseException as exc:
+            await self.stop(grace=0)
+            if not isinstance(exc, (TimeoutError, RequestError, PluginEnded)):
+                raise
             text = f"{exc}" or f"the plugin did not describe itself in {self._start_timeout:g} s"
             raise PluginEnded(f"{text} ({self._words()})") from exc
-        except BaseException:
-            await self._abandon(process)
-            raise
 
     def _check(self, description: Any) -> None:
         if not isinstance(description, dict):
@@ -359,13 +358,6 @@ class Host:
         self.features = frozenset(description.get("features") or ())
         assert self._process
         self._process.longest_line = sys.maxsize
-
-    async def _abandon(self, process: "_Process") -> None:
-        """End what is no plugin, or none yet; it does not have to be asked for."""
-        self._ended = self._ended or "the plugin could not be started"
-        process.close_stdin()
-        process.kill()
-        await asyncio.wait([self._life], timeout=GRACE)
 
     def _words(self) -> str:
         command = shlex.join(self._command)
@@ -452,7 +444,6 @@ class Host:
         self._pending[id] = answer, creates
         try:
             self._write(line)
-            await self._process.writable.wait()
             return await answer
         finally:
             answer.cancel()  # where this call is: the answer then is nobody's
@@ -509,10 +500,11 @@ class Host:
                 process.close()
                 self._end(self._how_it_ended(process))
 
-    def _write(self, line: str) -> None:
-        self._show(">", line)
+    def _write(self, line: bytes) -> None:
+        if self._on_line:
+            self._show(">", line.decode().removesuffix("\n"))
         assert self._process
-        self._process.write(line.encode() + b"\n")
+        self._process.write(line)
 
     def _show(self, direction: str, line: str) -> None:
         if self._on_line:
@@ -591,8 +583,6 @@ class _Process(asyncio.SubprocessProtocol):
         self.exited: asyncio.Future[None] = loop.create_future()
         self.stdout_ended: asyncio.Future[None] = loop.create_future()
         self.stderr_ended: asyncio.Future[None] = loop.create_future()
-        self.writable = asyncio.Event()
-        self.writable.set()
         self.fault = ""
         """Why the host listens to it no longer."""
         self.longest_line = LONGEST_FIRST_LINE
@@ -619,9 +609,8 @@ class _Process(asyncio.SubprocessProtocol):
     def status(self) -> int:
         """The exit status, negative for a signal."""
         status = self.transport.get_returncode() if self.transport else None
-        return (
-            -9 if status is None else status
-        )  # what even a kill does not end is as good as killed
+        # What even a kill does not end is as good as killed.
+        return -9 if status is None else status
 
     def write(self, data: bytes) -> None:
         """Write to its stdin; after its end, to nobody."""
@@ -644,7 +633,6 @@ class _Process(asyncio.SubprocessProtocol):
 
     def close(self) -> None:
         """Give up its pipes, whoever else holds their other ends, and kill it if it still runs."""
-        self.writable.set()
         if self.transport:
             self.transport.close()
 
@@ -656,14 +644,6 @@ class _Process(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the process from the event loop."""
         self.transport = cast(asyncio.SubprocessTransport, transport)
-
-    def pause_writing(self) -> None:
-        """Have requests wait: the plugin does not read as fast as the app asks."""
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        """Let them go on."""
-        self.writable.set()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Cut stdout into lines; a line is whole only when its LF has come."""
@@ -695,7 +675,6 @@ class _Process(asyncio.SubprocessProtocol):
         """Note that one of the three pipes has ended."""
         if fd == 0:
             self._stdin_open = False
-            self.writable.set()
         ended = {1: self.stdout_ended, 2: self.stderr_ended}.get(fd)
         if ended and not ended.done():
             ended.set_result(None)
@@ -791,15 +770,13 @@ def write_stderr(data: bytearray) -> None:
         del data[: os.write(fd, data)]
 
 
-def encode(request: Mapping[str, Any]) -> str:
+def encode(request: Mapping[str, Any]) -> bytes:
     """Return a request as a line; what is None is left out.
 
     The id comes first: of a line that is too long the plugin reads no more than the start.
     """
     present = {key: value for key, value in request.items() if value is not None}
-    line = json.dumps(present, ensure_ascii=False, allow_nan=False)
-    line.encode()  # here, where nothing is pending yet, rather than later
-    return line
+    return json.dumps(present, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def milliseconds(timeout: float | None) -> dict[str, int]:

@@ -27,7 +27,7 @@ class Script:
     """Carries out calls, each without waiting for those before it."""
 
     def __init__(self) -> None:
-        self._host = Host(os.environ.get("WSPLUGIN", "wsplugin"))
+        self._host: Host
         self._websockets: dict[str, WebSocket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -39,8 +39,6 @@ class Script:
                 case {"call": "sleep", "ms": ms}:
                     await asyncio.sleep(ms / 1000)
                 case {"call": "start"}:
-                    self._host = Host(os.environ.get("WSPLUGIN", "wsplugin"))
-                    self._websockets = {}
                     await self._call(call)
                 case _:
                     self._spawn(self._call(call))
@@ -68,6 +66,8 @@ class Script:
     async def _carry_out(self, call: dict[str, Any]) -> dict[str, Any]:
         match call["call"]:
             case "start":
+                self._host = Host(os.environ.get("WSPLUGIN", "wsplugin"))
+                self._websockets = {}
                 await self._host.start()
             case "create":
                 await self._create(call)

@@ -1,6 +1,6 @@
 """Starts the plugin again when it has died; to copy beside ``host.py``, for apps that want it.
 
-Use it in the place of a host::
+Use it in the place of a host, for `create`, `background` and `stop`::
 
     async with Supervisor(lambda: Host("wsplugin", "--allow-host", "example.com")) as supervisor:
         websocket = await supervisor.create("wss://example.com/")

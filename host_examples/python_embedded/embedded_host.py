@@ -168,7 +168,11 @@ class WebSocket:
         """Queue an event that the host has read, for the listener."""
         match name:
             case "open":
-                self._queue(lambda: self._opened(**payload))
+                headers = payload["headers"]
+                self.protocol = payload.get("protocol", "")
+                self.extensions = payload.get("extensions", "")
+                self.profile = payload.get("profile", {})
+                self._queue(lambda: self._listener.on_open(self, headers))
             case "message" if payload["type"] == "text":
                 text = payload["data"]
                 self._queue(lambda: self._listener.on_message(self, text), len(text.encode()))
@@ -187,17 +191,6 @@ class WebSocket:
     def end(self) -> None:
         """Let the listener's thread end behind what waits."""
         self._events.put(None)
-
-    def _opened(
-        self,
-        headers: dict[str, str],
-        protocol: str = "",
-        extensions: str = "",
-        profile: dict[str, float] | None = None,
-        **later: object,
-    ) -> None:
-        self.protocol, self.extensions, self.profile = protocol, extensions, profile or {}
-        self._listener.on_open(self, headers)
 
     def _queue(self, event: Callable[[], None], size: int = 0) -> None:
         self._events.put((event, size))
