@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import fake_plugin
 from harness import PLUGIN, TEXT, TIMEOUT, Listener, close_frame, echo_server, frame, within
 from pressure import MESSAGE, MIB, Flood
 from situations import linux
@@ -23,35 +24,21 @@ pytestmark = [
 
 SCENES = Path(__file__).parent / "node" / "host_scenes.mjs"
 
-# The start of every fake. What it has to show the test goes to stderr, which the host hands on.
-PRELUDE = """
-import json, os, signal, subprocess, sys, time
-def read():
-    return json.loads(sys.stdin.buffer.readline() or "null")
-def write(*lines):
-    sys.stdout.buffer.write(b"".join(json.dumps(line).encode() + b"\\n" for line in lines))
-    sys.stdout.flush()
+# At the start of every fake. What it has to show the test goes to stderr, which the host hands on.
+MORE = """
 def say(*words):
     print(*words, file=sys.stderr, flush=True)
-def event(name, **payload):
-    payload = {"id": "ws-1", "name": name, "payload": payload}
-    return {"event": "websocket-event", "payload": payload}
-def text(data):
-    return event("message", type="text", data=data)
-def done(**response):
-    write({"id": read()["id"], "response": response})
-def describe(*features, **other):
-    done(**{"name": "wsplugin", "version": "1.1.0", "protocol": 1, "features": features, **other})
+done = answer
 closed = event("close", code=1000, reason="", cause="server")
 """
 
 
 def fake(body: str) -> list[str]:
     """Return the command of a fake plugin."""
-    return [sys.executable, "-c", PRELUDE + body]
+    return fake_plugin.fake(MORE + body)
 
 
-DESCRIBED = "describe('pause')\n"
+DESCRIBED = "describe()\n"
 CREATED = f"{DESCRIBED}done(id='ws-1')\n"
 
 
@@ -232,30 +219,28 @@ QUEUE = {"queueBytes": 1000, "queueLength": 10}
         ("[text('x' * 499)] * 2", []),
         ("[text('x' * 500)] * 2", ["websocket-pause", "websocket-resume"]),
         ("[text('ü' * 250)] * 2", ["websocket-pause", "websocket-resume"]),
-        ("[event('message', type='base64', data='AAAA' * 167)] * 2", ["websocket-pause"] * 1),
-        ("[text('')] * 9", []),
+        (
+            "[event('message', type='base64', data='AAAA' * 167)] * 2",
+            ["websocket-pause", "websocket-resume"],
+        ),
+        ("[text('')] * 8", []),
         ("[text('')] * 10", ["websocket-pause", "websocket-resume"]),
         ("[text('')] * 60", ["websocket-pause", "websocket-resume"]),
     ],
 )
 def test_a_full_queue_pauses_and_a_half_empty_one_resumes(messages: str, held: list[str]) -> None:
     body = f"""
-messages = {messages}
-write(*messages, {{"id": read()["id"], "response": {{}}}})
+ends = {[] if held else "[closed]"}
+write(*{messages}, *ends, {{"id": read()["id"], "response": {{}}}})
 while line := read():
     say(line["action"])
     write({{"id": line["id"], "response": {{}}}})
     if line["action"] == "websocket-resume":
-        break
+        write(closed)
 """
-    close = "write(closed)\n"
-    body = (
-        f"{body}{close}" if "websocket-resume" in held else body.replace("while", f"{close}while")
-    )
-    printed, said = play("queue", fake(f"{CREATED}{body}read()"), json.dumps(QUEUE))
-    count = int(messages.rpartition("*")[2])
-    assert printed[0][0] == count
-    assert said[: len(held)] == held
+    printed, said = play("queue", fake(CREATED + body), json.dumps(QUEUE))
+    assert printed[0][0] == int(messages.rpartition("*")[2])
+    assert said == held
 
 
 def test_the_other_half_of_the_queue_is_there_before_a_server_may_send_again() -> None:
@@ -271,7 +256,7 @@ while line := read():
 
 def test_a_plugin_that_cannot_pause_is_not_asked_to() -> None:
     body = """
-describe()
+describe(features=[])
 done(id="ws-1")
 write(*[text("")] * 60, {"id": read()["id"], "response": {}}, closed)
 while line := read():
@@ -309,7 +294,7 @@ read()
 
 def test_200_000_queued_events_drain_in_linear_time() -> None:
     body = """
-describe()
+describe(features=[])
 done(id="ws-1")
 sys.stdout.buffer.write((json.dumps(text("x")).encode() + b"\\n") * 200_000)
 write({"id": read()["id"], "response": {}}, closed)

@@ -66,6 +66,20 @@ def test_the_tarball_has_what_is_needed_and_no_more(app: App) -> None:
     }
 
 
+def test_the_host_of_the_readme_works(app: App) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```js\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    with echo_server() as server:
+        for written, instead in (
+            (".venv/bin/wsplugin", str(app.plugin)),
+            ("ws://127.0.0.1:8765/", server.url),
+        ):
+            assert written in program
+            program = program.replace(written, instead)
+        (app.folder / "readme.mjs").write_text(program, encoding="utf-8")
+        assert app.run("readme.mjs") == "hello\nclosed 1005 \n"
+
+
 USE = """
 import { configure, Connection, Host, RequestError, Supervisor, WebSocket } from "wsplugin";
 import { shutdown } from "wsplugin";
@@ -281,7 +295,7 @@ CLIENTS: dict[str, list[Any]] = {
         ["close", "forced close"],
     ],
     "socket.io-client": [[{"to": "you"}], [3, [1, 2]], [{"to": "you"}]],
-    "mqtt": [["greetings/you", "Grüße 👋", "WebSocket"]],
+    "mqtt": [["greetings/you", "Grüße 👋", True]],
     "signalr": [["adding", 1, 2], [3]],
 }
 

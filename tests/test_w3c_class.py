@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="the command of the plugin is a POSIX shell's"),
 ]
 
-# In these there is no departure: see issue and README.
+# In these the class may not depart from the standard at all: clients depend on them.
 AS_THE_STANDARD = ("constructor: no", "constructor: a", "close", "protocols", "events", "send")
 
 

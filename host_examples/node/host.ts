@@ -144,26 +144,18 @@ export class WebSocket implements AsyncIterable<Event> {
 
   /** Send a message. Await this before the next: it is the back-pressure. */
   async send(data: Data): Promise<void> {
-    let sending: Promise<unknown>;
-    if (data instanceof Blob || this.#before) {
-      // A Blob takes time to read: what comes behind it must not overtake it.
-      const before = this.#before;
-      let done = (): void => {};
-      const mine = new Promise<void>((resolve) => (done = resolve));
-      this.#before = mine;
-      try {
-        const bytes = data instanceof Blob ? await data.arrayBuffer() : copyOf(data);
-        await before;
-        sending = this.#write(bytes);
-      } finally {
-        await before; // of one that has failed, too: it must not let others pass
-        done();
-        if (this.#before === mine) this.#before = undefined;
-      }
-    } else {
-      sending = this.#write(data);
+    if (!(data instanceof Blob || this.#before)) {
+      await this.#write(data);
+      return;
     }
-    await sending;
+    // A Blob takes time to read: what comes behind it must not overtake it, even if it fails.
+    const bytes = data instanceof Blob ? data.arrayBuffer() : copyOf(data);
+    const turn = Promise.allSettled([bytes, this.#before?.then(() => {})]);
+    this.#before = turn;
+    const [read] = await turn;
+    if (this.#before === turn) this.#before = undefined;
+    if (read.status === "rejected") throw read.reason;
+    await this.#write(read.value);
   }
 
   /**
@@ -458,7 +450,8 @@ export class Host {
     if (this.#broken) return;
     let start = 0;
     for (let lf; (lf = chunk.indexOf(10, start)) >= 0 && !this.#broken; start = lf + 1) {
-      const line = Buffer.concat([...this.#parts, chunk.subarray(start, lf)]);
+      const rest = chunk.subarray(start, lf);
+      const line = this.#parts.length > 0 ? Buffer.concat([...this.#parts, rest]) : rest;
       this.#parts = [];
       try {
         this.#take(JSON.parse(line.toString()));

@@ -98,15 +98,14 @@ export class MiniApp {
   /** Start a connection; see the table above. */
   connectSocket(options: ConnectOptions): SocketTask {
     const { limit = 5 } = this.#options;
-    const task = new SocketTask((callback, result) => this.#call(callback, result));
     const full = this.#tasks.size >= limit && "exceed max concurrent count";
     const refusal = this.#refusal || full;
     const connecting = refusal ? Promise.reject(new Error(refusal)) : this.#connect(options);
-    if (!refusal) {
-      this.#tasks.add(task);
-      void task.ended.then(() => this.#tasks.delete(task));
-    }
-    task.begin(connecting, options);
+    const task = new SocketTask(connecting, options, {
+      call: (callback, result) => this.#call(callback, result),
+      ended: () => this.#tasks.delete(task),
+    });
+    if (!refusal) this.#tasks.add(task);
     return task;
   }
 
@@ -172,7 +171,11 @@ export class MiniApp {
   }
 }
 
-type Call = <R>(callback: ((result: R) => void) | undefined, result: R) => void;
+/** What a task asks of its MiniApp: to call the app back, and to count it no more. */
+interface Owner {
+  call<R>(callback: ((result: R) => void) | undefined, result: R): void;
+  ended(): void;
+}
 
 /** One connection of a mini-app. */
 export class SocketTask {
@@ -180,23 +183,21 @@ export class SocketTask {
   readonly OPEN = 1;
   readonly CLOSING = 2;
   readonly CLOSED = 3;
-  /** For MiniApp: when the connection is none any more. */
-  readonly ended: Promise<void>;
-  readonly #call: Call;
+  readonly #owner: Owner;
+  readonly #connecting: Promise<Connection>;
   readonly #listeners = {
     open: [] as Listeners["open"][],
     message: [] as Listeners["message"][],
     error: [] as Listeners["error"][],
     close: [] as Listeners["close"][],
   };
-  #connecting!: Promise<Connection>;
   #readyState: 0 | 1 | 2 | 3 = 0;
-  #end!: () => void;
 
   /** For MiniApp. */
-  constructor(call: Call) {
-    this.#call = call;
-    this.ended = new Promise((resolve) => (this.#end = resolve));
+  constructor(connecting: Promise<Connection>, callbacks: Callbacks, owner: Owner) {
+    this.#owner = owner;
+    this.#connecting = connecting;
+    void this.#live(callbacks);
   }
 
   get readyState(): 0 | 1 | 2 | 3 {
@@ -221,7 +222,12 @@ export class SocketTask {
 
   /** Send a message. */
   send({ data, ...callbacks }: { data: Data } & Callbacks): void {
-    const copy = data instanceof ArrayBuffer ? data.slice(0) : data;
+    const copy =
+      data instanceof ArrayBuffer
+        ? data.slice(0)
+        : ArrayBuffer.isView(data)
+          ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice()
+          : data;
     const sending = this.#readyState === this.OPEN && this.#connecting;
     const sent = sending
       ? sending.then((connection) => connection.send(copy))
@@ -239,21 +245,15 @@ export class SocketTask {
     void this.#settle("closeSocket", closed, options);
   }
 
-  /** For MiniApp: what comes of the attempt. */
-  begin(connecting: Promise<Connection>, callbacks: Callbacks): void {
-    this.#connecting = connecting;
-    void this.#live(connecting, callbacks);
-  }
-
-  async #live(connecting: Promise<Connection>, callbacks: Callbacks): Promise<void> {
-    const failed = await this.#settle("connectSocket", connecting, callbacks);
+  async #live(callbacks: Callbacks): Promise<void> {
+    const failed = await this.#settle("connectSocket", this.#connecting, callbacks);
     if (failed) {
       this.#readyState = this.CLOSED;
-      this.#end();
-      for (const listener of this.#listeners.error) this.#call(listener, failed);
+      this.#owner.ended();
+      for (const listener of this.#listeners.error) this.#owner.call(listener, failed);
       return;
     }
-    for await (const event of await connecting) this.#take(event);
+    for await (const event of await this.#connecting) this.#take(event);
   }
 
   /** Call back; resolves to what has failed, if it has. */
@@ -272,8 +272,8 @@ export class SocketTask {
       failed = { errMsg: `${name}:fail ${words}` };
     }
     const result = failed ?? { errMsg: `${name}:ok` };
-    this.#call(failed ? fail : success, result);
-    this.#call(complete, result);
+    this.#owner.call(failed ? fail : success, result);
+    this.#owner.call(complete, result);
     return failed;
   }
 
@@ -283,26 +283,26 @@ export class SocketTask {
       case "open": {
         if (this.#readyState === this.CONNECTING) this.#readyState = this.OPEN;
         const { headers: header, profile } = event;
-        for (const listener of open) this.#call(listener, { header, profile });
+        for (const listener of open) this.#owner.call(listener, { header, profile });
         break;
       }
       case "message": {
         const { data } = event;
         const result = { data: typeof data === "string" ? data : Uint8Array.from(data).buffer };
-        for (const listener of message) this.#call(listener, result);
+        for (const listener of message) this.#owner.call(listener, result);
         break;
       }
       case "error":
-        for (const listener of error) this.#call(listener, { errMsg: event.errMsg });
+        for (const listener of error) this.#owner.call(listener, { errMsg: event.errMsg });
         break;
       case "close": {
         const interrupted = event.cause === "background" && this.#readyState === this.CONNECTING;
         const result = { errMsg: "connectSocket:fail interrupted" };
         this.#readyState = this.CLOSED;
-        this.#end();
-        if (interrupted) for (const listener of error) this.#call(listener, result);
+        this.#owner.ended();
+        if (interrupted) for (const listener of error) this.#owner.call(listener, result);
         const { code, reason } = event;
-        for (const listener of close) this.#call(listener, { code, reason });
+        for (const listener of close) this.#owner.call(listener, { code, reason });
         break;
       }
     }

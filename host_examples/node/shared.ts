@@ -33,7 +33,10 @@ export function configure(wanted: Configuration): void {
   configuration = { ...wanted };
 }
 
-/** Return the path of the plugin, and whether it is known to be there. */
+/**
+ * Return the path of the plugin, and whether somebody has named or installed it: else PATH has to
+ * have it.
+ */
 export function findPlugin(command = configuration.command): { path: string; found: boolean } {
   const path = command ?? process.env["WSPLUGIN"];
   if (path) return { path, found: true };

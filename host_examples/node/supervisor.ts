@@ -51,12 +51,7 @@ export class Supervisor {
    */
   async host(): Promise<Host> {
     if (this.#stopped) throw new PluginEnded("the supervisor has been stopped");
-    const keepAlive = setInterval(() => {}, 2 ** 30);
-    try {
-      return await (this.#current ??= this.#run());
-    } finally {
-      clearInterval(keepAlive);
-    }
+    return awake((this.#current ??= this.#run()));
   }
 
   /** Create a connection, as Host.create. */
@@ -67,7 +62,7 @@ export class Supervisor {
   /** Stop the plugin for good; resolves to its exit status, 0 if none is running. */
   stop(): Promise<number> {
     const host = this.#current?.catch(() => undefined); // told to whoever has waited for it
-    this.#stopped ??= Promise.resolve(host).then((running) => running?.stop() ?? 0);
+    this.#stopped ??= awake(host).then((running) => running?.stop() ?? 0);
     return this.#stopped;
   }
 
@@ -107,5 +102,15 @@ export class Supervisor {
   #restart(): void {
     this.#current = this.#run();
     this.#current.catch(() => {}); // Whoever creates is told. After a stop, nobody does.
+  }
+}
+
+/** Wait, and keep this process alive meanwhile: a restart does not. */
+async function awake<T>(promise: T | Promise<T>): Promise<T> {
+  const keepAlive = setInterval(() => {}, 2 ** 30);
+  try {
+    return await promise;
+  } finally {
+    clearInterval(keepAlive);
   }
 }

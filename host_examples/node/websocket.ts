@@ -332,7 +332,7 @@ export class WebSocket extends EventTarget {
   #pump(): void {
     for (let next; (next = this.#outgoing[this.#next]); this.#next++) {
       const { size, send } = next;
-      if (this.#unanswered > 0 && this.#unanswered + size > this.#window) return;
+      if (this.#unanswered > 0 && this.#unanswered + size > this.#window) break;
       this.#outgoing[this.#next] = undefined;
       this.#unanswered += size;
       void this.#connected.then(send).then(
@@ -350,8 +350,11 @@ export class WebSocket extends EventTarget {
         },
       );
     }
-    this.#outgoing = [];
-    this.#next = 0;
+    // Where something always waits, what has been sent must not stay for ever.
+    if (this.#next * 2 >= this.#outgoing.length) {
+      this.#outgoing = this.#outgoing.slice(this.#next);
+      this.#next = 0;
+    }
   }
 
   #fail(error: ErrorEvent["error"]): void {

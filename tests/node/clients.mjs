@@ -167,7 +167,7 @@ const clients = {
     const message = new Promise((resolve) => client.once("message", (...got) => resolve(got)));
     await client.publishAsync("greetings/you", "Grüße 👋", { qos: 1 });
     const [topic, payload] = await message;
-    print(topic, `${payload}`, client.stream.socket?.constructor?.name ?? "WebSocket");
+    print(topic, `${payload}`, client.stream.socket instanceof WebSocket);
     await client.endAsync();
     await new Promise((resolve) => broker.close(resolve));
     http.close();

@@ -40,13 +40,7 @@ export class Supervisor {
     async host() {
         if (this.#stopped)
             throw new PluginEnded("the supervisor has been stopped");
-        const keepAlive = setInterval(() => { }, 2 ** 30);
-        try {
-            return await (this.#current ??= this.#run());
-        }
-        finally {
-            clearInterval(keepAlive);
-        }
+        return awake((this.#current ??= this.#run()));
     }
     /** Create a connection, as Host.create. */
     async create(url, options) {
@@ -55,7 +49,7 @@ export class Supervisor {
     /** Stop the plugin for good; resolves to its exit status, 0 if none is running. */
     stop() {
         const host = this.#current?.catch(() => undefined); // told to whoever has waited for it
-        this.#stopped ??= Promise.resolve(host).then((running) => running?.stop() ?? 0);
+        this.#stopped ??= awake(host).then((running) => running?.stop() ?? 0);
         return this.#stopped;
     }
     async #run() {
@@ -98,5 +92,15 @@ export class Supervisor {
     #restart() {
         this.#current = this.#run();
         this.#current.catch(() => { }); // Whoever creates is told. After a stop, nobody does.
+    }
+}
+/** Wait, and keep this process alive meanwhile: a restart does not. */
+async function awake(promise) {
+    const keepAlive = setInterval(() => { }, 2 ** 30);
+    try {
+        return await promise;
+    }
+    finally {
+        clearInterval(keepAlive);
     }
 }
