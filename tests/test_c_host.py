@@ -269,14 +269,14 @@ def test_any_request_can_be_made_and_an_answer_without_content_is_one(checked: s
 describe()
 request = read()
 assert request == {"id": 2, "action": "later-action", "payload": {"x": 1}}, request
-write({"id": 2, "more": 1e400, "new": [123456789012345678901234567890], "response": {}})
+write({"id": 2, "more": 1e300, "new": [123456789012345678901234567890], "response": {}})
 request = read()
 assert request == {"id": 3, "action": "app-background", "app": "shop"}, request
 write({"id": 2, "response": {}}, {"id": 77, "response": {}}, {"id": "3"}, {"kind": "of later"})
 write({"event": "later", "payload": 1}, {"event": "websocket-event", "payload": {"id": None}})
 write({"id": 3})
 to_end()
-""".replace("1e400", "1e300")
+"""
     lines = play(checked, "any_request", fake(program))
     assert lines == [
         "later: ok",
@@ -427,7 +427,6 @@ def test_writing_to_a_plugin_that_reads_no_more_does_not_end_the_app(checked: st
     program = """
 describe(); create()
 os.close(0)
-os.write(2, b"")
 time.sleep(0.5)
 os._exit(4)
 """
@@ -502,7 +501,6 @@ def cpu(program: str, case: str, plugin: list[str], count: int) -> float:
 
 
 MANY_EVENTS = """
-import os
 describe(features=[]); create()
 go = read()
 for _ in range(int(os.environ["COUNT"]) // 100):
@@ -511,7 +509,6 @@ write({"id": go["id"], "response": {}})
 to_end()
 """
 MANY_REQUESTS = """
-import os
 describe(); create()
 ids = [read()["id"] for _ in range(int(os.environ["COUNT"]))]
 for id in reversed(ids):

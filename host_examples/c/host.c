@@ -906,8 +906,6 @@ bool wsp_step(wsp_host *host, int timeout_ms)
             host->turn_ends = now_ms() + TURN_MS;
             if (set[ERR].revents != 0)
                 read_stderr(host);
-            if (set[IN].revents != 0)
-                write_stdin(host);
             if (set[OUT].revents != 0)
                 read_stdout(host);
         }

@@ -13,6 +13,7 @@
 #include "host.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,14 +23,9 @@
 /* A connection of the script. They are kept to the end: a name may be used again. */
 struct named {
     char *name;
-    wsp_websocket *websocket; /* NULL before its create has succeeded, and after the end */
+    wsp_websocket *websocket; /* NULL if the host has refused its create, and after the end */
     long long delay_ms, ready; /* how long a message takes, and until when the last one does */
     struct named *next;
-};
-
-/* A call that waits for its outcome. */
-struct call {
-    json_int_t id;
 };
 
 static wsp_host *host;
@@ -180,17 +176,16 @@ static void look_at_start(void)
 
 static void on_answer(void *context, const json_t *response, const wsp_error *error)
 {
-    struct call *call = context;
+    json_int_t id = (intptr_t)context; /* that of the call */
     look_at_start();
     if (error == NULL)
-        tell(json_pack("{s:I, s:s, s:O*}", "id", call->id, "outcome", "ok", "rtt",
+        tell(json_pack("{s:I, s:s, s:O*}", "id", id, "outcome", "ok", "rtt",
             json_object_get(response, "rtt")));
     else if (strcmp(error->code, "plugin-ended") == 0)
-        tell_outcome(call->id, "ended", error->message);
+        tell_outcome(id, "ended", error->message);
     else
-        tell(json_pack("{s:I, s:s, s:s, s:s}", "id", call->id, "outcome", "refused", "code",
-            error->code, "message", error->message));
-    free(call);
+        tell(json_pack("{s:I, s:s, s:s, s:s}", "id", id, "outcome", "refused", "code", error->code,
+            "message", error->message));
 }
 
 /* --- calls --- */
@@ -247,7 +242,7 @@ static const char **headers_of(const json_t *object, const char *key)
     return list;
 }
 
-static bool create(json_t *line, struct call *call)
+static bool create(json_t *line, void *call)
 {
     struct named *named = need(calloc(1, sizeof *named));
     const char *url = string_of(line, "url"), *name = string_of(line, "as");
@@ -278,7 +273,7 @@ static bool create(json_t *line, struct call *call)
     return named->websocket != NULL;
 }
 
-static bool send_message(wsp_websocket *websocket, const json_t *line, struct call *call)
+static bool send_message(wsp_websocket *websocket, const json_t *line, void *call)
 {
     const json_t *text = json_object_get(line, "text");
     const char *base64 = string_of(line, "base64");
@@ -297,11 +292,10 @@ static bool send_message(wsp_websocket *websocket, const json_t *line, struct ca
 static void carry_out(json_t *line, const char *text)
 {
     const char *name = string_of(line, "call"), *to = string_of(line, "to");
-    const json_t *id = json_object_get(line, "id");
-    if (name == NULL || !json_is_integer(id))
+    json_int_t id = json_integer_value(json_object_get(line, "id"));
+    if (name == NULL || !json_is_integer(json_object_get(line, "id")))
         fail("no call", text);
-    struct call *call = need(calloc(1, sizeof *call));
-    call->id = json_integer_value(id);
+    void *call = (void *)(intptr_t)id;
     struct named *named = connections;
     while (named != NULL && (to == NULL || strcmp(named->name, to) != 0))
         named = named->next;
@@ -309,22 +303,18 @@ static void carry_out(json_t *line, const char *text)
     long timeout = integer_of(line, "timeout", -1);
     bool made = true;
     if (strcmp(name, "start") == 0) {
-        start(call->id);
-        free(call);
+        start(id);
         return;
     } else if (strcmp(name, "sleep") == 0) {
         awake = now_ms() + integer_of(line, "ms", 0);
-        free(call);
         return;
     } else if (host == NULL) {
-        tell_outcome(call->id, "ended", no_host);
-        free(call);
+        tell_outcome(id, "ended", no_host);
         return;
     } else if (strcmp(name, "stop") == 0) {
         int status = wsp_stop(host, 5000);
         look_at_start();
-        tell(json_pack("{s:I, s:s, s:i}", "id", call->id, "outcome", "ok", "status", status));
-        free(call);
+        tell(json_pack("{s:I, s:s, s:i}", "id", id, "outcome", "ok", "status", status));
         return;
     }
     errno = ENOTCONN;
@@ -352,8 +342,7 @@ static void carry_out(json_t *line, const char *text)
         const char *why = errno == EILSEQ ? "what is not UTF-8 cannot be sent"
             : errno == ENOTCONN           ? "there is no such connection"
                                           : strerror(errno);
-        tell_outcome(call->id, "invalid", why);
-        free(call);
+        tell_outcome(id, "invalid", why);
     }
 }
 

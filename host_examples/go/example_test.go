@@ -67,10 +67,14 @@ func ExampleSupervisor() {
 			log.Fatal(err) // it will be refused again
 		}
 		if err == nil {
+			over := make(chan struct{})
 			go func() {
-				for range networkChanged {
-					// Either the connection still works, or it fails now and not in minutes.
-					if _, err := websocket.Ping(ctx, 3*time.Second); err != nil {
+				for {
+					select {
+					case <-networkChanged:
+						// It still works, or it fails now and not in minutes: the events tell which.
+						_, _ = websocket.Ping(ctx, 3*time.Second)
+					case <-over:
 						return
 					}
 				}
@@ -85,6 +89,7 @@ func ExampleSupervisor() {
 					log.Println(event.Code, event.Reason)
 				}
 			}
+			close(over)
 		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):

@@ -631,6 +631,7 @@ public final class Host {
         }
         if (text(message, "event").equals("websocket-event")) {
             takeEvent(object(message, "payload"));
+            return;
         }
         int id = number(message, "id", 0);
         JsonObject response = message.get("response") instanceof JsonObject o ? o : null;
@@ -638,7 +639,7 @@ public final class Host {
         synchronized (this) {
             request = pending.get(id);
             if (request == null) {
-                return; // an event, a second answer, or what a later plugin may say
+                return; // a second answer, or what a later plugin may say
             }
             WebSocket websocket = request.creates();
             if (websocket != null && response != null) {

@@ -1,6 +1,7 @@
 // Scripted is the host under a script, as `wsplugin certify` speaks it: a call a line on stdin, an
 // outcome or an event a line on stdout. The plugin is the command in the variable WSPLUGIN.
 //
+//	$ go build -C host_examples/go -o scripted ./cmd/scripted
 //	$ wsplugin certify -- host_examples/go/scripted
 package main
 
